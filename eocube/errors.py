@@ -1,0 +1,120 @@
+"""The errors of eocube: each says what was asked, what was found, where, and what to do, and is also a stdlib error.
+
+The values stand as attributes too, so that a program can act on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class EocubeError(Exception):
+    """The root of every error that eocube raises on purpose."""
+
+
+class MissingDependencyError(EocubeError, ImportError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, package: str, extra: str):
+        self.what, self.package, self.extra = what, package, extra
+        super().__init__(f"{what} needs {package}, which is not installed; pip install 'eocube[{extra}]'")
+
+
+class UnknownNameError(EocubeError, LookupError):
+    """A name (corpus, band, product, method …) that does not exist where it was looked up."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[object], where: str = ""):
+        self.kind, self.name, self.known, self.where = kind, name, tuple(known), where
+        listed = ", ".join(repr(k) for k in self.known) or "none"
+        super().__init__(f"Unknown {kind} {name!r}{f' in {where}' if where else ''}; known: {listed}.")
+
+
+class CatalogError(EocubeError, ValueError):
+    """A catalogue, item or asset description cannot be used as it stands."""
+
+
+class RadiometryError(EocubeError, ValueError):
+    """Scale, offset or nodata are missing, unknown or contradict each other."""
+
+
+class GridError(EocubeError, ValueError):
+    """Two grids do not fit, or a grid cannot be known."""
+
+
+class CubeError(EocubeError, ValueError):
+    """An object is not a cube as eocube understands one (dims, coordinates, masks)."""
+
+
+class UnrecordedError(EocubeError, ValueError):
+    """A cube was changed by something that eocube did not record, so that it cannot be replayed on a window."""
+
+
+class StepContractError(EocubeError, RuntimeError):
+    """A step did not give what its declaration (frame, times, halo) promised."""
+
+
+class SettingsError(EocubeError, ValueError):
+    """A cube in a store was made with other settings than those asked for now."""
+
+    def __init__(self, cube: str, stored: str, asked: str):
+        self.cube, self.stored, self.asked = cube, stored, asked
+        super().__init__(
+            f"Cube {cube!r} was made with settings {stored[:12]}, this run asks for {asked[:12]} (another recipe, bands, "
+            "dtype, grid, chunking or codec). Write to another store or product, or delete this cube first."
+        )
+
+
+class LateDateError(EocubeError, ValueError):
+    """A date older than the last one of the cube would have to be put in between."""
+
+    def __init__(self, cube: str, date: str, last: str):
+        self.cube, self.date, self.last = cube, date, last
+        super().__init__(
+            f"Date {date} is older than the last date {last} of cube {cube!r}, and is not in it. Dates are only appended; "
+            f"pass --rebuild {cube} to write this cube anew."
+        )
+
+
+class StalePlanError(EocubeError, RuntimeError):
+    """A plan knows less than the store already holds: going on would take dates away."""
+
+
+class AssetReadError(EocubeError, OSError):
+    """One file could not be read."""
+
+    def __init__(self, href: str, item_id: str, asset: str, reason: str):
+        self.href, self.item_id, self.asset, self.reason = href, item_id, asset, reason
+        super().__init__(
+            f"Asset {asset!r} of item {item_id!r} could not be read from {href}: {reason}. "
+            "Mend the file and run again, or pass errors='skip' (--errors skip) to list it and go on."
+        )
+
+    def __reduce__(self) -> tuple[type[AssetReadError], tuple[str, str, str, str]]:
+        return type(self), (self.href, self.item_id, self.asset, self.reason)
+
+
+class StoreNotFoundError(EocubeError, FileNotFoundError):
+    """No eocube store or cube is at a place."""
+
+    def __init__(self, url: str, what: str = "store"):
+        self.url, self.what = url, what
+        super().__init__(f"No eocube {what} at {url}: no zarr.json was found there. Check the address; `eocube info` lists cubes.")
+
+    def __reduce__(self) -> tuple[type[StoreNotFoundError], tuple[str, str]]:
+        return type(self), (self.url, self.what)
+
+
+class StoreWriteError(EocubeError, OSError):
+    """The target cannot be written."""
+
+
+class DamagedStoreError(EocubeError, ValueError):
+    """An object of a store is not what its metadata or marker says."""
+
+
+class ModelError(EocubeError, ValueError):
+    """A network does not fit the cube, or its files cannot be used."""
+
+
+class PlacementError(EocubeError, RuntimeError):
+    """No worker of the cluster may run this kind of task."""
