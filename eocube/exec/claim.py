@@ -1,0 +1,127 @@
+"""Claim a cube in a store: the root metadata, put if absent, says who may write what.
+
+Everything else is put by anyone whose root is equal. An append writes shards and markers first, then coordinates and array
+metadata, and the root last: a reader sees the old cube or the new one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+from eocube.errors import GridError, LateDateError, SettingsError, StalePlanError
+from eocube.io.blobs import Blobs
+from eocube.io.cubes import CUBES, cube_path, root_attrs
+from eocube.io.template import EOCUBE_ATTR, ROOT, Template
+from eocube.model.hooks import kill_hook
+from eocube.model.spec import FORMAT
+
+ClaimKind = Literal["new", "same", "grow"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubeMeta:
+    """What a plan says of a cube's metadata."""
+
+    cube: str
+    product: str
+    template: Template
+
+    @property
+    def root(self) -> bytes:
+        """The planned root."""
+        return self.template[ROOT]
+
+    @property
+    def folder(self) -> str:
+        """Folder of the cube below its store."""
+        return cube_path(self.cube, self.product)
+
+
+def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
+    """Make the cube's metadata, or find out that it is there (``same``) or shorter than the plan (``grow``).
+
+    Raises SettingsError, GridError, LateDateError or StalePlanError where the plan does not fit what is there; nothing is
+    written then.
+    """
+    root_key = f"{meta.folder}/{ROOT}"
+    stored = blobs.get(root_key)
+    if stored is None:
+        ensure_groups(blobs, meta.cube)
+        if blobs.put_new(root_key, meta.root):
+            put_template(blobs, meta)
+            return "new"
+        stored = blobs.get(root_key) or b""
+    kind = compare(stored, meta, where=f"{blobs.url}/{meta.folder}")
+    if kind == "same" and not any(blobs.list(f"markers/{meta.cube}/{meta.product}")):
+        put_template(blobs, meta)  # a run may have died inside the template; equal bytes do no harm
+    return kind
+
+
+def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
+    """How a stored root relates to the planned one."""
+    old, new = root_attrs(stored, where), root_attrs(meta.root, where)
+    name = f"{meta.cube}/{meta.product}"
+    have, want = old[EOCUBE_ATTR]["time_ms"], new[EOCUBE_ATTR]["time_ms"]
+    if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
+        raise SettingsError(name, old[EOCUBE_ATTR]["settings_id"], new[EOCUBE_ATTR]["settings_id"])
+    for key in ("proj:code", "spatial:transform", "spatial:shape"):
+        if old.get(key) != new.get(key):
+            raise GridError(f"Cube {name!r} in {where} has {key} {old.get(key)}, this run asks for {new.get(key)}. Write another product.")
+    if want[: len(have)] != have:
+        if set(want) < set(have):
+            raise StalePlanError(
+                f"Cube {name!r} in {where} holds {len(have)} dates, this run knows {len(want)} of them. A run never takes dates "
+                f"away; nothing was changed. Run with all dates, or with --rebuild {name} to begin anew."
+            )
+        raise LateDateError(name, _iso(min(set(want) - set(have))), _iso(have[-1]))
+    if len(want) > len(have):
+        return "grow"
+    if stored != meta.root:
+        raise SettingsError(name, _difference(old, new), "the same settings with other labels")
+    return "same"
+
+
+def _difference(old: dict[str, object], new: dict[str, object]) -> str:
+    keys = [k for k in new if old.get(k) != new[k]]
+    return f"other {keys}"
+
+
+def _iso(ms: int) -> str:
+    return dt.datetime.fromtimestamp(ms / 1000, dt.UTC).isoformat(timespec="seconds")
+
+
+def put_template(blobs: Blobs, meta: CubeMeta) -> None:
+    """Put every object of the template but the root."""
+    for n, (key, body) in enumerate(sorted(meta.template.items())):
+        if n == len(meta.template) // 2:
+            kill_hook("template")
+        if key != ROOT:
+            blobs.put(f"{meta.folder}/{key}", body)
+
+
+def publish(blobs: Blobs, meta: CubeMeta) -> None:
+    """Make an append visible: coordinates and array metadata, then the root, after reading it once more."""
+    compare(blobs.get(f"{meta.folder}/{ROOT}") or b"", meta, where=f"{blobs.url}/{meta.folder}")
+    put_template(blobs, meta)
+    kill_hook("append")
+    compare(blobs.get(f"{meta.folder}/{ROOT}") or b"", meta, where=f"{blobs.url}/{meta.folder}")
+    blobs.put(f"{meta.folder}/{ROOT}", meta.root)
+
+
+def ensure_groups(blobs: Blobs, cube: str) -> None:
+    """The groups above a cube, so that the store is one Zarr hierarchy."""
+    for key in (CUBES, f"{CUBES}/{cube}"):
+        blobs.put_new(f"{key}/{ROOT}", group_json({}))
+
+
+def group_json(attributes: dict[str, object]) -> bytes:
+    """A Zarr v3 group's metadata."""
+    return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1).encode()
+
+
+def ensure_store(blobs: Blobs, attributes: dict[str, object]) -> None:
+    """The store's own root, put if absent."""
+    blobs.put_new(ROOT, group_json({EOCUBE_ATTR: {"format": FORMAT}, **attributes}))

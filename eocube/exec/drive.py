@@ -1,0 +1,254 @@
+"""The resume driver: cubes → claims → one bounded stream of region tasks → publish → index.
+
+Tasks of all cubes run in one stream, so a store of many small sites keeps every worker busy; memory is that of the tasks in
+flight, whatever the length of the stream.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from eocube.errors import StalePlanError
+from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
+from eocube.exec.executors import Executor
+from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_region
+from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
+from eocube.io.index import compact, index_row, put_part
+from eocube.io.markers import MarkerName, get_marker, list_markers
+from eocube.io.sources import put_sources
+from eocube.model.hashing import canonical_json
+from eocube.model.spec import Region
+
+Progress = Callable[[RegionDone], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CubePlan:
+    """One cube to write: the job of its tasks, its metadata, its index labels. Pure values; nothing has been written."""
+
+    job: CubeJob
+    meta: CubeMeta
+    site: str
+    licence: str | None = None
+
+    @property
+    def n_regions(self) -> int:
+        """How many regions the cube has."""
+        t, y, x = self.job.spec.grid
+        return t * y * x
+
+
+@dataclass(kw_only=True)
+class RunReport:
+    """What a run did. Also written to ``runs/`` in the store, the only place in it with times of runs."""
+
+    run_id: str
+    store: str
+    cubes: list[str] = field(default_factory=list)
+    """Cubes whose every region is written."""
+
+    regions_done: int = 0
+    regions_skipped: int = 0
+    """Regions that an earlier run had finished."""
+
+    bytes_read: int = 0
+    """Raw bytes of evaluated pixels, halo included."""
+
+    bytes_written: int = 0
+    seconds: float = 0.0
+    failed: list[dict[str, str]] = field(default_factory=list)
+    """A row for each asset that could not be read: cube, product, region, item_id, asset, href, error."""
+
+    stopped_at_limit: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not self.failed
+
+
+@dataclass(kw_only=True)
+class _CubeState:
+    plan: CubePlan
+    kind: ClaimKind
+    have: dict[Region, list[MarkerName]]
+    counts: dict[Region, RegionDone] = field(default_factory=dict)
+    pending: int = 0
+    exhausted: bool = False
+    shared: Any = None
+
+
+def drive(
+    store_url: str,
+    plans: Iterable[CubePlan],
+    executor: Executor,
+    *,
+    storage_options: dict[str, Any] | None = None,
+    store_attrs: dict[str, object] | None = None,
+    limit: int | None = None,
+    retry: bool = False,
+    resource: Any = "CPU",
+    on_done: Progress | None = None,
+) -> RunReport:
+    """Write cubes into a store; run again after anything, and it goes on where it was.
+
+    Parameters
+    ----------
+    limit
+        Write at most that many regions; an unfinished cube is then not published.
+    retry
+        Only regions in which an asset failed.
+    resource
+        ``GPU`` for tasks that run a network.
+    on_done
+        Hears of every region as it is finished.
+    """
+    blobs = open_blobs(store_url, storage_options)
+    if isinstance(blobs, LocalBlobs):
+        blobs.sweep_staging()
+    ensure_store(blobs, store_attrs or {})
+    started = time.perf_counter()
+    report = RunReport(run_id=f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", store=blobs.url)
+    states: dict[tuple[str, str], _CubeState] = {}
+    stream = _stream(blobs, plans, executor, states, report, limit=limit, retry=retry, resource=resource)
+    try:
+        for done in executor.run(run_region, stream, resource=resource):
+            state = states[done.cube, done.product]
+            state.pending -= 1
+            state.counts[done.region] = done
+            _note(report, done)
+            if on_done is not None:
+                on_done(done)
+            if state.exhausted and not state.pending:
+                _finish(blobs, states.pop((done.cube, done.product)), report)
+        for state in list(states.values()):
+            if state.exhausted and not state.pending:
+                _finish(blobs, state, report)
+        compact(blobs)
+    finally:
+        report.seconds = time.perf_counter() - started
+        _put_report(blobs, report)
+    return report
+
+
+def _stream(
+    blobs: Blobs,
+    plans: Iterable[CubePlan],
+    executor: Executor,
+    states: dict[tuple[str, str], _CubeState],
+    report: RunReport,
+    *,
+    limit: int | None,
+    retry: bool,
+    resource: Any,
+) -> Iterator[tuple[Any, RegionTask]]:
+    n = 0
+    for plan in plans:
+        state = _start(blobs, plan)
+        states[plan.job.cube, plan.job.product] = state
+        for task in _tasks(blobs, state, report, retry=retry):
+            if limit is not None and n >= limit:
+                report.stopped_at_limit = True
+                return
+            if state.shared is None:
+                state.shared = executor.share(plan.job, resource=resource)
+            n += 1
+            state.pending += 1
+            yield state.shared, task
+        state.exhausted = True
+
+
+def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
+    kind = claim(blobs, plan.meta)
+    job = plan.job
+    rows = ({"input": job.input_names[key], **row} for key, source in job.binding.sources.items() for row in source.assets())
+    put_sources(blobs, job.cube, job.product, rows)
+    have: dict[Region, list[MarkerName]] = {}
+    for name in list_markers(blobs, job.cube, job.product):
+        have.setdefault(name.region, []).append(name)
+    return _CubeState(plan=plan, kind=kind, have=have)
+
+
+def _tasks(blobs: Blobs, state: _CubeState, report: RunReport, *, retry: bool) -> Iterator[RegionTask]:
+    job = state.plan.job
+    for region in job.spec.regions():
+        known = state.have.get(region, [])
+        if retry and not any(m.partial for m in known):
+            continue
+        leaves = job.leaves(job.spec.window(region))
+        key = job.region_key(region, leaves)
+        if any(m.key == key and not m.partial for m in known):
+            report.regions_skipped += 1
+            continue
+        for old in known:
+            if old.key != key:
+                _refuse_fewer(blobs, job, old, leaves)
+        yield RegionTask(region=region, key=key, leaves=leaves, replaces=tuple(known))
+
+
+def _refuse_fewer(blobs: Blobs, job: CubeJob, old: MarkerName, leaves: dict[str, list[Any]]) -> None:
+    """A finished region holds sources that this plan does not know: writing it would take dates away."""
+    marker = get_marker(blobs, job.cube, job.product, old)
+    if marker is None:
+        return
+    now = {(name, _identity(row)) for name, rows in leaves.items() for row in rows}
+    gone = [row for name, rows in marker.sources.items() for row in rows if (name, _identity(row)) not in now]
+    if gone:
+        raise StalePlanError(
+            f"Region {old.region} of {job.cube}/{job.product} in {job.store_url} holds {len(gone)} sources that this run does not "
+            f"know, {gone[0]} the first. A run never takes dates away; nothing was changed."
+        )
+
+
+def _identity(row: list[Any]) -> str:
+    """What a source row is about, without the version of its content."""
+    return canonical_json(row[0])
+
+
+def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
+    """Publish an append and leave the index part, if every region of the cube is written."""
+    job = state.plan.job
+    clear = pixels = unfinished = 0
+    for region in job.spec.regions():
+        done = state.counts.get(region)
+        if done is not None:
+            ny, nx = job.spec.window(region).shape_yx
+            clear, pixels = clear + done.clear, pixels + ny * nx * len(job.spec.window(region).times)
+            unfinished += bool(done.failed)
+            continue
+        known = state.have.get(region, [])
+        marker = get_marker(blobs, job.cube, job.product, known[0]) if known else None
+        if marker is None:
+            return
+        clear, pixels, unfinished = clear + marker.clear, pixels + marker.pixels, unfinished + bool(marker.failed)
+    if state.kind == "grow":
+        publish(blobs, state.plan.meta)
+    row = index_row(
+        job.spec.frame,
+        site=state.plan.site,
+        cube=job.cube,
+        product=job.product,
+        counts=(clear, pixels),
+        unfinished=unfinished,
+        licence=state.plan.licence,
+    )
+    put_part(blobs, row)
+    report.cubes.append(f"{job.cube}/{job.product}")
+
+
+def _note(report: RunReport, done: RegionDone) -> None:
+    report.regions_done += 1
+    report.bytes_read += done.bytes_read
+    report.bytes_written += done.bytes_written
+    where = {"cube": done.cube, "product": done.product, "region": str(done.region)}
+    report.failed += [{**where, **row} for row in done.failed]
+
+
+def _put_report(blobs: Blobs, report: RunReport) -> None:
+    blobs.put(f"runs/{report.run_id}.json", json.dumps(asdict(report), indent=1).encode())

@@ -1,0 +1,67 @@
+"""Evaluate a recipe on one window: windows go back to the sources, NumPy-backed cubes come forward through the steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from eocube.errors import StepContractError
+from eocube.exec.labels import crop, labelled
+from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs, replay_value
+from eocube.model.window import Window, offset_yx
+
+
+class Evaluation(NamedTuple):
+    """What one task shares between its windows: the binding, frames made so far, and who hears of failed reads."""
+
+    binding: Binding
+    frames: Frames
+    on_error: OnError | None = None
+
+
+def evaluate(node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset] | None = None) -> xr.Dataset:
+    """The window of a node's result as a NumPy-backed Dataset, labels from the whole frame.
+
+    Identical (node, window) pairs are computed once per ``memo``.
+    """
+    memo = {} if memo is None else memo
+    key = (id(node), window)
+    if key not in memo:
+        frame = frame_of(node, run.binding, run.frames)
+        if "source" in node:
+            arrays = run.binding.sources[node["source"]].read(window, on_error=run.on_error)
+            memo[key] = labelled(frame, window, arrays)
+        else:
+            memo[key] = _run_step(node, window, run, memo, extra_px=0)
+    return memo[key]
+
+
+def _run_step(node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset], *, extra_px: int) -> xr.Dataset:
+    declared = run.binding.steps[node["step"]]
+    outer, inner = frame_of(node, run.binding, run.frames), frame_of(node["in"], run.binding, run.frames)
+    main, others = needs(node, window, run.binding, run.frames, extra_px=extra_px)
+    args = {k: replay_value(v) for k, v in node["args"].items() if not is_cube_arg(v)}
+    args |= {k: evaluate(need.node, need.window, run, memo) for k, need in others.items()}
+    result = declared.fn(evaluate(main.node, main.window, run, memo), **args)
+    origin = offset_yx(inner.geobox, outer.geobox, main.window.y[0], main.window.x[0])
+    return crop(result, outer, window, origin_yx=origin, step=declared.name)
+
+
+def probe(node: Node, window: Window, run: Evaluation, *, extra_px: int = 64) -> None:
+    """Window invariance of the last step: with its halo and with ``extra_px`` more it must give equal bytes.
+
+    StepContractError names the variable that differs: the declared halo is too small, or the step looks at the whole image.
+    """
+    narrow = _run_step(node, window, run, {}, extra_px=0)
+    wide = _run_step(node, window, run, {}, extra_px=extra_px)
+    for name in narrow.data_vars:
+        a, b = narrow[name].values, wide[name].values
+        if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            n = int((~((a == b) | ((a != a) & (b != b)))).sum())
+            raise StepContractError(
+                f"Step {node['step']!r} gives {n} other pixels in {name!r} when its window is {extra_px} px wider: its halo_px "
+                f"({run.binding.steps[node['step']].halo_px}) is too small, or it uses a statistic of the whole image "
+                "(make that a fit_* pass)."
+            )

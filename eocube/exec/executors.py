@@ -1,0 +1,269 @@
+"""Executors: where tasks run. All keep a bounded number of tasks in flight and yield results as they finish.
+
+A task that needs a network is submitted with ``resource="GPU"``, every other with ``resource="CPU"``. On a Dask cluster GPU
+tasks run only on workers that carry ``GPU``, and CPU tasks never do; annotations on array layers are not used, because graph
+optimisation loses them (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from eocube.errors import PlacementError, UnknownNameError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Resource = Literal["CPU", "GPU"]
+
+
+class Executor(Protocol):
+    """Runs tasks. ``share`` hands over once what all tasks of a cube have in common."""
+
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
+        """A token for ``value`` that :meth:`run` turns back into it inside each task; shipped to a worker once."""
+
+    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:
+        """``func(shared, task)`` for each (token, task), drawn lazily; results in order of completion.
+
+        The first exception of a task is raised here, after the running tasks have ended.
+        """
+
+    def close(self) -> None:
+        """Release what the executor opened itself."""
+
+
+class SerialExecutor:
+    """One task after the other, in this thread."""
+
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:  # noqa: ARG002
+        """See :class:`Executor`."""
+        return value
+
+    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:  # noqa: ARG002
+        """See :class:`Executor`."""
+        for shared, task in tasks:
+            yield func(shared, task)
+
+    def close(self) -> None:
+        """See :class:`Executor`."""
+
+
+class ThreadExecutor:
+    """A pool of threads in this process; kernels and codecs release the GIL."""
+
+    def __init__(self, n_threads: int | None = None):
+        self.n_threads = n_threads or os.cpu_count() or 1
+
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:  # noqa: ARG002
+        """See :class:`Executor`."""
+        return value
+
+    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:  # noqa: ARG002
+        """See :class:`Executor`."""
+        waiting = iter(tasks)
+        with ThreadPoolExecutor(self.n_threads, thread_name_prefix="eocube") as pool:
+            running: set[Future[Any]] = {pool.submit(func, s, t) for s, t in islice(waiting, 2 * self.n_threads)}
+            try:
+                while running:
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+                        running |= {pool.submit(func, s, t) for s, t in islice(waiting, 1)}
+            finally:
+                for future in running:
+                    future.cancel()
+
+    def close(self) -> None:
+        """See :class:`Executor`."""
+
+
+class DaskExecutor:
+    """A ``distributed`` cluster. The scheduler holds a bounded number of tasks whatever the size of the run."""
+
+    def __init__(self, client: Client, *, owned: Iterable[Any] = (), in_flight_per_thread: int = 3):
+        self.client, self._owned, self._per_thread = client, list(owned), in_flight_per_thread
+
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
+        """See :class:`Executor`. A task of its own, so that the scheduler can make it again when its worker dies."""
+        import cloudpickle
+
+        return self.client.submit(_unpack, cloudpickle.dumps(value), pure=False, priority=10, **self._placed(resource))
+
+    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:
+        """See :class:`Executor`."""
+        from distributed import as_completed
+
+        placed, waiting = self._placed(resource), iter(tasks)
+        in_flight = max(2, self._per_thread * self._threads(resource))
+
+        def submit(pair: tuple[Any, Any]) -> Any:
+            return self.client.submit(func, *pair, pure=False, **placed)
+
+        running = as_completed([submit(p) for p in islice(waiting, in_flight)])
+        try:
+            for future in running:
+                yield future.result()
+                for pair in islice(waiting, 1):
+                    running.add(submit(pair))
+        finally:
+            self.client.cancel(list(running.futures), force=True)
+
+    def _workers(self) -> dict[str, Any]:
+        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    def _threads(self, resource: Resource) -> int:
+        mine = [w for w in self._workers().values() if (resource == "GPU") == ("GPU" in w["resources"])]
+        return sum(1 if resource == "GPU" else int(w["nthreads"]) for w in mine)
+
+    def _placed(self, resource: Resource) -> dict[str, Any]:
+        """Keyword arguments of ``client.submit`` that put a task where it may run."""
+        if not self._workers():
+            self.client.wait_for_workers(1, timeout=60)
+        workers = self._workers()
+        if resource == "GPU":
+            if not any("GPU" in w["resources"] for w in workers.values()):
+                raise PlacementError(
+                    f"A task that runs a network needs a worker with the resource GPU; the {len(workers)} workers of this cluster "
+                    "carry none. Start one with `dask worker … --nthreads 1 --resources GPU=1` (a CPU-only machine may carry it too)."
+                )
+            return {"resources": {"GPU": 1}}
+        if any("CPU" in w["resources"] for w in workers.values()):
+            return {"resources": {"CPU": 1}}
+        plain = [address for address, w in workers.items() if "GPU" not in w["resources"]]
+        if not plain:
+            raise PlacementError(
+                f"All {len(workers)} workers of this cluster carry the resource GPU, and a task without a network never runs "
+                "there. Start at least one worker without it, or pass executor='threads'."
+            )
+        return {} if len(plain) == len(workers) else {"workers": plain}
+
+    def close(self) -> None:
+        """See :class:`Executor`."""
+        for thing in self._owned:
+            with contextlib.suppress(TimeoutError, OSError):
+                thing.close()
+        self._owned = []
+
+
+def _unpack(body: bytes) -> Any:
+    import cloudpickle
+
+    return cloudpickle.loads(body)
+
+
+def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:
+    """An executor from a short description.
+
+    Parameters
+    ----------
+    spec
+        ``serial``; ``threads`` or ``threads:n``; ``processes`` or ``processes:n`` (a local Dask cluster of n workers with one
+        thread each, closed by ``close()``); ``tcp://…``, ``tls://…`` or ``ws(s)://…`` (a scheduler's address);
+        ``gateway+https://…`` (a Dask Gateway, the newest running cluster or a new one); ``module:function`` (called, must give
+        a ``distributed.Client`` or an Executor). None: the active Dask client if there is one, else threads.
+    gpu_workers
+        With ``processes``: that many further local workers that carry ``GPU`` and run networks; the others then carry ``CPU``.
+
+    Raises
+    ------
+    UnknownNameError
+        For anything else.
+    """
+    if spec is None:
+        client = _active_client()
+        return ThreadExecutor() if client is None else DaskExecutor(client)
+    kind, _, rest = spec.partition(":")
+    if spec == "serial":
+        return SerialExecutor()
+    if kind == "threads" and (not rest or rest.isdigit()):
+        return ThreadExecutor(int(rest) if rest else None)
+    if kind == "processes" and (not rest or rest.isdigit()):
+        return _local_cluster(int(rest) if rest else os.cpu_count() or 1, gpu_workers)
+    if kind in {"tcp", "tls", "ws", "wss", "ucx"} and rest.startswith("//"):
+        return _client_at(spec)
+    if spec.startswith("gateway+"):
+        return _gateway(spec.removeprefix("gateway+"))
+    if rest and kind.replace(".", "").replace("_", "").isalnum() and rest.isidentifier():
+        return as_executor(getattr(importlib.import_module(kind), rest)())
+    raise UnknownNameError(
+        "executor", spec, ["serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function"]
+    )
+
+
+def as_executor(value: Any) -> Executor:
+    """None, a description, a ``distributed.Client`` or an Executor, as an Executor."""
+    if value is None or isinstance(value, str):
+        return connect(value)
+    if hasattr(value, "run") and hasattr(value, "share"):
+        return value  # type: ignore[no-any-return]
+    if hasattr(value, "scheduler_info") and hasattr(value, "submit"):
+        return DaskExecutor(value)
+    raise UnknownNameError("executor", value, ["None", "str (see connect)", "distributed.Client", "Executor"])
+
+
+@contextlib.contextmanager
+def executing(value: Any) -> Iterator[Executor]:
+    """The executor for ``value``; closed at the end if it was made here."""
+    executor = as_executor(value)
+    try:
+        yield executor
+    finally:
+        if value is None or isinstance(value, str):
+            executor.close()
+
+
+def _active_client() -> Any:
+    import sys
+
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def _local_cluster(n_workers: int, gpu_workers: int) -> DaskExecutor:
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    def worker(resources: dict[str, float]) -> dict[str, Any]:
+        return {"cls": Nanny, "options": {"nthreads": 1, "resources": resources, "dashboard_address": None}}
+
+    workers = {f"cpu-{i}": worker({"CPU": 1} if gpu_workers else {}) for i in range(n_workers)}
+    workers |= {f"gpu-{i}": worker({"GPU": 1}) for i in range(gpu_workers)}
+    scheduler = {"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}}
+    cluster = SpecCluster(workers=workers, scheduler=scheduler, name="eocube", silence_logs=40)  # type: ignore[no-untyped-call]
+    client = Client(cluster, set_as_default=False)  # type: ignore[no-untyped-call]
+    client.wait_for_workers(len(workers), timeout=120)  # type: ignore[no-untyped-call]
+    return DaskExecutor(client, owned=[client, cluster])
+
+
+def _client_at(address: str) -> DaskExecutor:
+    from distributed import Client
+
+    client = Client(address, set_as_default=False)  # type: ignore[no-untyped-call]
+    return DaskExecutor(client, owned=[client])
+
+
+def _gateway(address: str) -> DaskExecutor:
+    from eocube.errors import MissingDependencyError
+
+    try:
+        from dask_gateway import Gateway
+    except ImportError as e:
+        raise MissingDependencyError(f"A Dask Gateway at {address}", "dask-gateway", "gateway") from e
+    gateway = Gateway(address)
+    running = gateway.list_clusters()
+    cluster = gateway.connect(running[-1].name) if running else gateway.new_cluster()
+    client = cluster.get_client(set_as_default=False)
+    return DaskExecutor(client, owned=[client])

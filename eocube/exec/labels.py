@@ -1,0 +1,74 @@
+"""Labelled cubes: pixels of a window plus the labels of the whole frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from eocube.errors import StepContractError
+from eocube.io.geozarr import spatial_ref_attrs
+from eocube.io.template import band_attrs
+from eocube.model.frame import Frame, Variable
+from eocube.model.window import Window
+
+_UNITS = {"y": "projection_y_coordinate", "x": "projection_x_coordinate"}
+
+
+def labelled(frame: Frame, window: Window, arrays: Mapping[str, Any]) -> xr.Dataset:
+    """A Dataset of ``arrays`` (variable name → array of the window's shape) with coordinates cut out of the whole frame."""
+    variables = {v.name: (v.dims, arrays[v.name], variable_attrs(v)) for v in frame.variables if v.name in arrays}
+    return xr.Dataset(variables, coords=coords_of(frame, window))
+
+
+def variable_attrs(variable: Variable) -> dict[str, Any]:
+    """CF attributes as an unscaled cube carries them, and the name of the grid mapping."""
+    return {**variable.cf_attrs(), "grid_mapping": "spatial_ref"}
+
+
+def coords_of(frame: Frame, window: Window) -> dict[str, Any]:
+    """Coordinates of a window: time, band, y, x, spatial_ref, per-date scalars, time bounds."""
+    y, x = frame.yx
+    times = list(window.times)
+    coords: dict[str, Any] = {
+        "time": ("time", frame.time[times], {"standard_name": "time"}),
+        "band": ("band", np.array(frame.band_names, np.dtypes.StringDType()), band_attrs(frame.bands)),
+        "y": ("y", y[slice(*window.y)], {"standard_name": _UNITS["y"]}),
+        "x": ("x", x[slice(*window.x)], {"standard_name": _UNITS["x"]}),
+        "spatial_ref": ((), np.int32(0), spatial_ref_attrs(frame.geobox)),
+    }
+    if frame.time_bnds_ms is not None:
+        bounds = np.array([frame.time_bnds_ms[i] for i in times], "M8[ms]").astype("M8[ns]").reshape(-1, 2)
+        coords["time_bnds"] = (("time", "bnds"), bounds)
+    for p in frame.per_time:
+        kept = [p.values[i] for i in times]
+        coords[p.name] = ("time", np.array(kept, np.dtypes.StringDType() if p.dtype == "str" else p.dtype), dict(p.attrs))
+    return coords
+
+
+def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int, int], step: str) -> xr.Dataset:
+    """Cut ``window`` of ``frame`` out of a step's result whose first pixel is ``origin_yx`` of the frame, and label it.
+
+    StepContractError where the result lacks a date, a variable, a dtype or the pixels that the step's frame promises.
+    """
+    times = frame.time[list(window.times)]
+    have = cube["time"].values.astype("M8[ns]")
+    at = np.searchsorted(have, times)
+    if len(have) == 0 or (at >= len(have)).any() or not np.array_equal(have[at], times):
+        raise StepContractError(f"Step {step!r} was to give the dates {times.tolist()[:3]} … and gave {have.tolist()[:3]} …: its times rule is wrong.")
+    y0, x0 = window.y[0] - origin_yx[0], window.x[0] - origin_yx[1]
+    height, width = window.shape_yx
+    arrays = {}
+    for v in frame.variables:
+        if v.name not in cube:
+            raise StepContractError(f"Step {step!r} promised variable {v.name!r} and gave {list(cube.data_vars)}.")
+        values = cube[v.name].transpose(*v.dims).values
+        if values.dtype != np.dtype(v.dtype):
+            raise StepContractError(f"Step {step!r} promised {v.name!r} as {v.dtype} and gave {values.dtype}.")
+        values = values[at][..., y0 : y0 + height, x0 : x0 + width]
+        if values.shape[-2:] != (height, width) or (v.banded and values.shape[1] != len(frame.bands)):
+            raise StepContractError(f"Step {step!r} gave {v.name!r} as {values.shape}, too small for {height} x {width} pixels of {len(frame.bands)} bands.")
+        arrays[v.name] = values
+    return labelled(frame, window, arrays)

@@ -1,0 +1,238 @@
+"""One region's task: evaluate, encode, check that no newer plan was here, put the shards, put the marker."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from eocube.errors import AssetReadError, StalePlanError
+from eocube.exec.evaluate import Evaluation, evaluate
+from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.cubes import cube_path
+from eocube.io.markers import Marker, MarkerName, delete_markers, list_markers, put_marker
+from eocube.io.shards import assemble_shard, encode_chunk
+from eocube.kernels.masking import clear_percent, is_class
+from eocube.model.frame import Variable
+from eocube.model.hooks import kill_hook
+from eocube.model.recipe import Arrays, Binding, Frames, Node, trace, window_bytes
+from eocube.model.spec import SUMMARY, CubeSpec, Piece, Region, region_key
+from eocube.model.window import Window
+
+Errors = Literal["raise", "skip"]
+
+@dataclass(frozen=True, kw_only=True)
+class CubeJob:
+    """Everything that the tasks of one cube share. Sent to a worker once."""
+
+    store_url: str
+    storage_options: Mapping[str, Any]
+    cube: str
+    product: str
+    node: Node
+    binding: Binding
+    spec: CubeSpec
+    sid: str
+    input_names: Mapping[str, str]
+    """Source key → public input name."""
+
+    errors: Errors
+    max_bytes: int
+    """Most bytes of arrays that a task evaluates at once; a bigger region is worked through in pieces."""
+
+    frames: Frames = field(default_factory=dict, compare=False)
+    """Frames of the nodes, filled as they are needed."""
+
+    def leaves(self, window: Window) -> dict[str, list[Any]]:
+        """Input name → sorted rows of what the pixels of ``window`` come from."""
+        out: dict[str, list[Any]] = {}
+        for key, inner in trace(self.node, window, self.binding, self.frames):
+            out.setdefault(self.input_names[key], []).extend(self.binding.sources[key].ids(inner))
+        return {k: sorted(map(list, {tuple(row) for row in rows})) for k, rows in out.items()}
+
+    def region_key(self, region: Region, leaves: Mapping[str, list[Any]]) -> str:
+        """Name of a region's content."""
+        return region_key(self.sid, self.cube, self.product, self.spec, region, leaves)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "frames": {}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionTask:
+    """One region to write."""
+
+    region: Region
+    key: str
+    leaves: Mapping[str, list[Any]]
+    replaces: tuple[MarkerName, ...] = ()
+    """Markers of this region that the plan knows and that the new one replaces."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionDone:
+    """What a task reports."""
+
+    cube: str
+    product: str
+    region: Region
+    marker: MarkerName
+    bytes_read: int
+    """Raw bytes of source pixels evaluated, halo included."""
+
+    bytes_written: int
+    seconds: float
+    valid: int
+    clear: int
+    failed: list[dict[str, str]]
+
+
+def run_region(job: CubeJob, task: RegionTask) -> RegionDone:
+    """Write one region: all its shards, then its marker. Equal tasks give equal bytes whenever and wherever they run."""
+    started = time.perf_counter()
+    blobs = open_blobs(job.store_url, job.storage_options)
+    writer = _RegionWriter(job, task.region)
+    failed: list[dict[str, str]] = []
+
+    def on_error(e: AssetReadError) -> None:
+        row = {"item_id": e.item_id, "asset": e.asset, "href": e.href, "error": e.reason}
+        if row not in failed:
+            failed.append(row)
+
+    run = Evaluation(job.binding, job.frames, on_error if job.errors == "skip" else None)
+    bytes_read = 0
+    for piece in job.spec.pieces(task.region, piece_chunks(job, task.region)):
+        arrays = _evaluate_arrays(job, piece.window, run)
+        bytes_read += sum(a.nbytes for a in arrays.values())
+        writer.add(piece, arrays)
+    shards = dict(writer.shards())
+    _refuse_stale(blobs, job, task)
+    for key, body in shards.items():
+        if body is not None:
+            blobs.put(key, body)
+        elif task.replaces:
+            blobs.delete(key)
+    kill_hook("after_shard")
+    marker = Marker(
+        key=task.key,
+        shards={k: None if b is None else [len(b), hashlib.sha256(b).hexdigest()] for k, b in shards.items()},
+        pixels=writer.pixels,
+        valid=writer.valid,
+        clear=writer.clear,
+        sources=dict(task.leaves),
+        failed=failed,
+    )
+    name = put_marker(blobs, job.cube, job.product, task.region, marker)
+    delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
+    return RegionDone(
+        cube=job.cube,
+        product=job.product,
+        region=task.region,
+        marker=name,
+        bytes_read=bytes_read,
+        bytes_written=sum(len(b) for b in shards.values() if b is not None),
+        seconds=time.perf_counter() - started,
+        valid=writer.valid,
+        clear=writer.clear,
+        failed=failed,
+    )
+
+
+def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
+    if "source" in job.node:
+        return job.binding.sources[job.node["source"]].read(window, on_error=run.on_error)
+    cube = evaluate(job.node, window, run)
+    return {v.name: cube[v.name].values for v in job.spec.frame.variables}
+
+
+def _refuse_stale(blobs: Blobs, job: CubeJob, task: RegionTask) -> None:
+    known = {task.key, *(m.key for m in task.replaces)}
+    for other in list_markers(blobs, job.cube, job.product, task.region):
+        if other.key not in known:
+            raise StalePlanError(
+                f"Region {task.region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan "
+                f"({other.key[:12]}). This run knows less than the store holds and stops; run the newer command."
+            )
+
+
+def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
+    """How many inner chunks along time, y, x one piece of a region may have under ``job.max_bytes``: halved in y, x, then time."""
+    n = list(job.spec.chunks_per_shard)
+    while True:
+        first = next(job.spec.pieces(region, (n[0], n[1], n[2])))
+        if window_bytes(job.node, first.window, job.binding, job.frames) <= job.max_bytes or n == [1, 1, 1]:
+            return n[0], n[1], n[2]
+        axis = max((1, 2), key=lambda i: n[i]) if max(n[1:]) > 1 else 0
+        n[axis] = math.ceil(n[axis] / 2)
+
+
+class _RegionWriter:
+    """Encoded chunks and counts of one region, piece by piece."""
+
+    def __init__(self, job: CubeJob, region: Region):
+        self._job, self._spec, self._region = job, job.spec, region
+        self._chunks: dict[str, dict[tuple[int, ...], bytes]] = {v.name: {} for v in job.spec.frame.variables}
+        self._summary = np.zeros(job.spec.summary_chunk, np.uint8)
+        self.pixels = self.valid = self.clear = 0
+
+    def add(self, piece: Piece, arrays: Arrays) -> None:
+        """Encode the chunks of one piece, count its valid and clear pixels."""
+        for v in self._spec.frame.variables:
+            for at, values in self._cut(piece, v, arrays[v.name]):
+                body = encode_chunk(values, self._spec.chunk_shape(v), v)
+                if body is not None:
+                    self._chunks[v.name][at] = body
+        self._count(piece, arrays)
+
+    def _cut(self, piece: Piece, variable: Variable, values: npt.NDArray[Any]) -> Iterator[tuple[tuple[int, ...], npt.NDArray[Any]]]:
+        ct, cy, cx = self._spec.chunk_tyx
+        nt, ny, nx = values.shape[0], *values.shape[-2:]
+        for t, y, x in np.ndindex(math.ceil(nt / ct), math.ceil(ny / cy), math.ceil(nx / cx)):
+            part = values[t * ct : (t + 1) * ct, ..., y * cy : (y + 1) * cy, x * cx : (x + 1) * cx]
+            at = (piece.chunk[0] + t, piece.chunk[1] + y, piece.chunk[2] + x)
+            yield ((at[0], 0, *at[1:]) if variable.banded else at), part
+
+    def _count(self, piece: Piece, arrays: Arrays) -> None:
+        data = self._spec.frame.data
+        valid = data.valid(arrays["data"]).all(axis=1)
+        rule = self._spec.clear_rule
+        clear = valid & is_class(arrays["scl"], rule["clear_values"]) if rule["variable"] == "scl" else valid
+        self.pixels += valid.size
+        self.valid += int(valid.sum())
+        self.clear += int(clear.sum())
+        cell = self._spec.cell_px
+        share = clear_percent(clear, cell)
+        t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
+        self._summary[t0 : t0 + share.shape[0], y0 // cell : y0 // cell + share.shape[1], x0 // cell : x0 // cell + share.shape[2]] = share
+
+    def shards(self) -> Iterator[tuple[str, bytes | None]]:
+        """(key below the store, bytes or None if empty) of every object of the region."""
+        base = cube_path(self._job.cube, self._job.product)
+        t, y, x = self._region
+        nt, ny, nx = self._spec.chunks_per_shard
+        for v in self._spec.frame.variables:
+            where = f"{t}/0/{y}/{x}" if v.banded else f"{t}/{y}/{x}"
+            grid = (nt, 1, ny, nx) if v.banded else (nt, ny, nx)
+            yield f"{base}/{v.name}/c/{where}", assemble_shard(self._chunks[v.name], grid)
+        yield f"{base}/{SUMMARY}/c/{t}/{y}/{x}", encode_summary(self._summary)
+
+
+def encode_summary(summary: npt.NDArray[np.uint8]) -> bytes | None:
+    """The one chunk of ``clear_summary`` as zarr-python writes it (its default codec); None where all is zero."""
+    from numcodecs.zstd import compress
+
+    if not summary.any():
+        return None
+    body: bytes = compress(summary.tobytes(), 0)
+    return body
+
+
+def done_json(done: RegionDone) -> dict[str, Any]:
+    """A task's report as JSON."""
+    return {**asdict(done), "region": str(done.region), "marker": done.marker.key}

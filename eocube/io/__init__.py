@@ -1,0 +1,1 @@
+"""Bytes: object stores and URLs, raster readers, shards, cube templates, the index, markers."""

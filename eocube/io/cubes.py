@@ -1,0 +1,218 @@
+"""Cubes in a store: where they lie, opening one in one request, and reading its windows."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from eocube.errors import CubeError, DamagedStoreError, StoreNotFoundError, UnknownNameError
+from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.markers import list_markers
+from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
+from eocube.kernels.radiometry import dn_to_reflectance
+from eocube.model.frame import Frame, Variable
+from eocube.model.hashing import digest
+from eocube.model.recipe import Arrays, Cost, OnError
+from eocube.model.spec import CubeSpec, Region
+from eocube.model.window import Span, Window
+
+Decode = Literal["dn", "reflectance"]
+CUBES = "cubes"
+
+
+def cube_path(cube: str, product: str) -> str:
+    """Folder of a cube below its store."""
+    return f"{CUBES}/{cube}/{product}"
+
+
+def split_cube_url(url: str) -> tuple[str, str, str]:
+    """``STORE/cubes/<cube>/<product>`` → (store, cube, product); CubeError where ``url`` is not of that form."""
+    head, _, tail = url.rstrip("/").rpartition(f"/{CUBES}/")
+    parts = tail.split("/")
+    if not head or len(parts) != 2:  # noqa: PLR2004 - cube and product
+        raise CubeError(f"{url} is not the address of a cube: expected STORE/cubes/<cube>/<product>. `eocube info STORE` lists them.")
+    return head, parts[0], parts[1]
+
+
+def read_root(blobs: Blobs, cube: str, product: str) -> dict[str, Any]:
+    """The attributes of a cube's group: one request. StoreNotFoundError where there is none."""
+    body = blobs.get(f"{cube_path(cube, product)}/{ROOT}")
+    if body is None:
+        raise StoreNotFoundError(f"{blobs.url}/{cube_path(cube, product)}", "cube")
+    return root_attrs(body, f"{blobs.url}/{cube_path(cube, product)}")
+
+
+def root_attrs(body: bytes, where: str) -> dict[str, Any]:
+    """Attributes out of a ``zarr.json``; DamagedStoreError where it is not a cube of eocube."""
+    try:
+        attrs: dict[str, Any] = json.loads(body)["attributes"]
+        attrs[EOCUBE_ATTR]["format"]
+    except (ValueError, KeyError, TypeError) as e:
+        raise DamagedStoreError(f"{where} is a Zarr group but not a cube written by eocube ({type(e).__name__}: {e}).") from e
+    return attrs
+
+
+def spec_from_attrs(attrs: Mapping[str, Any]) -> CubeSpec:
+    """How a stored cube is cut."""
+    e = attrs[EOCUBE_ATTR]
+    ct, cy, cx = e["chunk_tyx"]
+    st, sy, sx = e["shard_tyx"]
+    return CubeSpec(
+        frame=frame_from_attrs(attrs), layout=e["layout"], chunk_tyx=(ct, cy, cx), shard_tyx=(st, sy, sx), cell_px=e["cell_px"]
+    )
+
+
+class CubeSource:
+    """A stored cube as a source of windows, through zarr-python."""
+
+    def __init__(self, store_url: str, cube: str, product: str, *, attrs: Mapping[str, Any], decode: Decode, options: Mapping[str, Any]):
+        if decode not in ("dn", "reflectance"):
+            raise UnknownNameError("decode", decode, ["dn", "reflectance"], "open_cube")
+        self.store_url, self.cube, self.product = store_url, cube, product
+        self._attrs, self.decode, self._options = dict(attrs), decode, dict(options)
+
+    @classmethod
+    def open(cls, url: str, *, decode: Decode = "dn", options: Mapping[str, Any] | None = None) -> CubeSource:
+        """Open ``STORE/cubes/<cube>/<product>``; one request."""
+        store_url, cube, product = split_cube_url(url)
+        attrs = read_root(open_blobs(store_url, options), cube, product)
+        return cls(store_url, cube, product, attrs=attrs, decode=decode, options=options or {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__
+        return {k: state[k] for k in ("store_url", "cube", "product", "_attrs", "decode", "_options")}
+
+    @cached_property
+    def spec(self) -> CubeSpec:
+        """How the cube is cut."""
+        return spec_from_attrs(self._attrs)
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Attributes of the cube's group."""
+        return self._attrs
+
+    @property
+    def node(self) -> dict[str, Any]:
+        """The source's entry in a recipe: what it was made with, not where it lies."""
+        key = digest([self.store_url, self.cube, self.product, self.decode])
+        return {"source": key, "kind": "cube", "decode": self.decode, "settings": self._attrs[EOCUBE_ATTR]["settings_id"]}
+
+    def frame(self) -> Frame:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self._frame
+
+    @cached_property
+    def _frame(self) -> Frame:
+        stored = self.spec.frame
+        data = stored.data
+        if self.decode == "dn" or np.dtype(data.dtype).kind == "f":
+            return stored
+        return stored.with_variable("data", dtype="float32", nodata=math.nan, scale=None, offset=None)
+
+    @property
+    def block_yx(self) -> tuple[int, int]:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self.spec.chunk_tyx[1:]
+
+    def assets(self) -> list[dict[str, Any]]:
+        """See :class:`eocube.model.recipe.Source`."""
+        where = f"{self.store_url}/{cube_path(self.cube, self.product)}"
+        return [{"item_id": f"{self.cube}/{self.product}", "time": None, "asset": "cube", "href": where, "dn_shift": None}]
+
+    def token(self) -> str:
+        """See :class:`eocube.model.recipe.Source`. The frame tells one state of a growing cube from the next."""
+        return digest([self.node, self._attrs[EOCUBE_ATTR]["frame_digest"]])
+
+    @cached_property
+    def _arrays(self) -> dict[str, Any]:
+        import zarr
+
+        store = open_blobs(f"{self.store_url}/{cube_path(self.cube, self.product)}", self._options).zarr_store()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+            return {v.name: group[v.name] for v in self.spec.frame.variables}
+
+    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:  # noqa: ARG002
+        """See :class:`eocube.model.recipe.Source`."""
+        wanted = [v for v in self.spec.frame.variables if names is None or v.name in names]
+        return {v.name: self._read(v, window) for v in wanted}
+
+    def _read(self, variable: Variable, window: Window) -> npt.NDArray[Any]:
+        array, (y, x) = self._arrays[variable.name], (slice(*window.y), slice(*window.x))
+        space = (slice(None), y, x) if variable.banded else (y, x)
+        parts = [array[(slice(a, b), *space)] for a, b in _runs(window.times)]
+        values: npt.NDArray[Any]
+        if parts:
+            values = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        else:
+            values = np.empty((0, *array[(slice(0, 0), *space)].shape[1:]), variable.dtype)
+        if variable.name != "data" or self._frame.data == variable:
+            return values
+        if variable.scale is None:
+            raise CubeError(
+                f"Cube {self.cube}/{self.product} has no scale: its numbers cannot be decoded to reflectance. Open it with decode='dn'."
+            )
+        return dn_to_reflectance(values, scale=variable.scale, offset=variable.offset or 0.0, nodata=variable.nodata)
+
+    @cached_property
+    def _finished(self) -> dict[Region, str]:
+        blobs = open_blobs(self.store_url, self._options)
+        return {m.region: m.key for m in list_markers(blobs, self.cube, self.product) if not m.partial}
+
+    def _regions(self, window: Window) -> list[Region]:
+        st, sy, sx = self.spec.shard_tyx
+        return [
+            Region(t, y, x)
+            for t in sorted({i // st for i in window.times})
+            for y in _shards(window.y, sy)
+            for x in _shards(window.x, sx)
+        ]
+
+    def ids(self, window: Window) -> list[list[Any]]:
+        """See :class:`eocube.model.recipe.Source`: region keys, which name a region's bytes."""
+        out: list[list[Any]] = []
+        for region in self._regions(window):
+            if region not in self._finished:
+                raise CubeError(
+                    f"Region {region} of input cube {self.cube}/{self.product} in {self.store_url} is not finished: its pixels "
+                    "would be a silent hole. Finish the run that writes it (the same command again, --retry for failed assets)."
+                )
+            out.append([str(region), self._finished[region]])
+        return out
+
+    def cost(self, window: Window) -> Cost:
+        """See :class:`eocube.model.recipe.Source`: whole inner chunks, one request each plus one a shard for its index."""
+        ct, cy, cx = self.spec.chunk_tyx
+        n_t = len({i // ct for i in window.times})
+        n_yx = len(_shards(window.y, cy)) * len(_shards(window.x, cx))
+        height, width = window.shape_yx
+        cost = Cost(0, 0, 0)
+        for v in self.spec.frame.variables:
+            deep = np.dtype(v.dtype).itemsize * (len(self.spec.frame.bands) if v.banded else 1)
+            cost += Cost(
+                n_t * n_yx + len(self._regions(window)), n_t * ct * n_yx * cy * cx * deep, len(window.times) * height * width * deep
+            )
+        return cost
+
+
+def _shards(span: Span, unit: int) -> range:
+    return range(span[0] // unit, -(-span[1] // unit) if span[1] > span[0] else span[0] // unit)
+
+
+def _runs(times: tuple[int, ...]) -> list[Span]:
+    """Consecutive indices as half-open ranges."""
+    runs = []
+    for _, group in groupby(enumerate(times), key=lambda p: p[1] - p[0]):
+        members = [t for _, t in group]
+        runs.append((members[0], members[-1] + 1))
+    return runs

@@ -1,0 +1,164 @@
+"""The index of a store: GeoParquet, a row a site × product, made of immutable parts.
+
+Each finished cube leaves one part, ``index/<cube>/<product>.<digest>.parquet``; compaction joins the parts into
+``index.parquet`` (put, list again, repeat until nothing changed), so that any number of runs may finish at once.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from odc.geo.geobox import GeoBox
+
+from eocube.io.blobs import Blobs
+from eocube.model.frame import Frame
+from eocube.model.hashing import digest
+from eocube.model.hooks import kill_hook
+
+INDEX = "index.parquet"
+PARTS = "index"
+
+_BBOX = pa.struct([(k, pa.float64()) for k in ("xmin", "ymin", "xmax", "ymax")])
+SCHEMA = pa.schema(
+    [
+        ("site", pa.string()),
+        ("product", pa.string()),
+        ("cube", pa.string()),
+        ("window", pa.list_(pa.int64(), 4)),
+        ("crs", pa.string()),
+        ("gsd_m", pa.list_(pa.float64(), 2)),
+        ("shape", pa.list_(pa.int64(), 2)),
+        ("bands", pa.list_(pa.string())),
+        ("dtype", pa.string()),
+        ("first_date", pa.timestamp("ms", tz="UTC")),
+        ("last_date", pa.timestamp("ms", tz="UTC")),
+        ("n_dates", pa.int64()),
+        ("clear_fraction", pa.float64()),
+        ("unfinished_regions", pa.int64()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("license", pa.string()),
+        ("bbox", _BBOX),
+        ("geometry", pa.binary()),
+    ]
+)
+"""Columns of the index. ``window`` is y0, y1, x0, x1 in the cube; ``gsd_m`` and ``shape`` are (y, x); ``geometry`` is the
+footprint in OGC:CRS84, WKB; ``bbox`` its box, for pruning row groups."""
+
+
+def index_row(frame: Frame, *, site: str, cube: str, product: str, counts: tuple[int, int], unfinished: int, licence: str | None) -> dict[str, Any]:
+    """One row: what a cube is, without where its files came from.
+
+    ``counts`` are (clear, all) pixels × dates; ``clear_fraction`` is their quotient.
+    """
+    footprint = frame.geobox.geographic_extent
+    left, bottom, right, top = footprint.boundingbox.bbox
+    ny, nx = frame.shape_yx
+    return {
+        "site": site,
+        "product": product,
+        "cube": cube,
+        "window": [0, ny, 0, nx],
+        "crs": str(frame.geobox.crs),
+        "gsd_m": list(gsd_m(frame.geobox)),
+        "shape": [ny, nx],
+        "bands": list(frame.band_names),
+        "dtype": frame.data.dtype,
+        "first_date": frame.time_ms[0] if frame.time_ms else None,
+        "last_date": frame.time_ms[-1] if frame.time_ms else None,
+        "n_dates": len(frame.time_ms),
+        "clear_fraction": counts[0] / counts[1] if counts[1] else None,
+        "unfinished_regions": unfinished,
+        "split": None,
+        "group": None,
+        "license": licence,
+        "bbox": {"xmin": left, "ymin": bottom, "xmax": right, "ymax": top},
+        "geometry": footprint.geom.wkb,
+    }
+
+
+def gsd_m(geobox: GeoBox) -> tuple[float, float]:
+    """Ground sample distance in metres along y and x; for degrees, the geodesic size of the grid's middle pixel (WGS 84)."""
+    a = geobox.affine
+    if geobox.crs is None:
+        return abs(a.e), abs(a.a)
+    if not geobox.crs.geographic:
+        metre = float(geobox.crs.proj.axis_info[0].unit_conversion_factor)
+        return abs(a.e) * metre, abs(a.a) * metre
+    from pyproj import Geod
+
+    ny, nx = geobox.shape
+    lon, lat = a @ (nx / 2, ny / 2)
+    geod = Geod(ellps="WGS84")
+    return abs(geod.inv(lon, lat, lon, lat + a.e)[2]), abs(geod.inv(lon, lat, lon + a.a, lat)[2])
+
+
+def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
+    """Leave a cube's row as an immutable part; older parts of the same cube go after it."""
+    table = pa.Table.from_pylist([row], schema=SCHEMA)
+    stem = f"{PARTS}/{row['cube']}/{row['product']}."
+    name = f"{stem}{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
+    blobs.put(name, _parquet(table))
+    for key, _ in list(blobs.list(f"{PARTS}/{row['cube']}")):
+        if key.startswith(stem) and key != name:
+            blobs.delete(key)
+
+
+def compact(blobs: Blobs) -> pa.Table:
+    """Join all parts into ``index.parquet``, sorted by site and product; repeated until no part came or went meanwhile."""
+    before: list[str] | None = None
+    table = SCHEMA.empty_table()
+    while (names := sorted(key for key, _ in blobs.list(PARTS))) != before:
+        table = join_rows(_read_parts(blobs, names))
+        kill_hook("index")
+        blobs.put(INDEX, _parquet(table))
+        before = names
+    return table
+
+
+def _read_parts(blobs: Blobs, names: Iterable[str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        body = blobs.get(name)
+        if body is not None:  # else replaced by a newer part since the listing
+            rows += pq.read_table(io.BytesIO(body)).to_pylist()
+    return rows
+
+
+def join_rows(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """One row a site × product (the one with most dates, then fewest unfinished regions), sorted."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["site"], row["product"]
+        rank = (row["n_dates"], -row["unfinished_regions"])
+        if key not in best or rank > (best[key]["n_dates"], -best[key]["unfinished_regions"]):
+            best[key] = row
+    return pa.Table.from_pylist([best[k] for k in sorted(best)], schema=SCHEMA)
+
+
+def read_index(blobs: Blobs) -> pa.Table:
+    """The compacted index as an Arrow table (empty where nothing is finished yet); geometry stays WKB."""
+    body = blobs.get(INDEX)
+    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    geo = {
+        "version": "1.1.0",
+        "primary_column": "geometry",
+        "columns": {
+            "geometry": {
+                "encoding": "WKB",
+                "geometry_types": ["Polygon", "MultiPolygon"],
+                "covering": {"bbox": {k: ["bbox", k] for k in ("xmin", "ymin", "xmax", "ymax")}},
+            }
+        },
+    }
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), sink, compression="zstd")
+    return sink.getvalue()

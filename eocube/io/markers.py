@@ -1,0 +1,100 @@
+"""Markers: one small object for each finished region. Its name says what the region was made from, its body what was written.
+
+``markers/<cube>/<product>/<t.y.x>/<region_key>.json`` is a finished region; ``<region_key>.partial.json`` is one in which an
+asset failed: unfinished for every later run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from eocube.errors import DamagedStoreError
+from eocube.io.blobs import Blobs
+from eocube.model.hashing import canonical_json
+from eocube.model.spec import Region
+
+_PARTIAL = ".partial"
+
+
+class MarkerName(NamedTuple):
+    """What a marker's key says."""
+
+    region: Region
+    key: str
+    partial: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Marker:
+    """What was written for one region."""
+
+    key: str
+    shards: dict[str, list[Any] | None]
+    """Key below the store → [bytes, SHA-256], or None where every pixel is fill and no object exists."""
+
+    pixels: int
+    """Pixels × dates of the region."""
+
+    valid: int
+    """Of those, how many have data in every band."""
+
+    clear: int
+    """Of those, how many are clear by the cube's rule."""
+
+    sources: dict[str, list[Any]]
+    """Input name → rows of ``Source.ids``."""
+
+    failed: list[dict[str, str]]
+    """Assets that could not be read (errors='skip')."""
+
+
+def marker_folder(cube: str, product: str, region: Region | None = None) -> str:
+    """Folder of a cube's markers, or of one region's."""
+    return f"markers/{cube}/{product}" + ("" if region is None else f"/{region}")
+
+
+def marker_path(cube: str, product: str, name: MarkerName) -> str:
+    """Key of a marker below the store."""
+    return f"{marker_folder(cube, product, name.region)}/{name.key}{_PARTIAL if name.partial else ''}.json"
+
+
+def list_markers(blobs: Blobs, cube: str, product: str, region: Region | None = None) -> list[MarkerName]:
+    """Every marker of a cube, or of one region, from one listing."""
+    return sorted(_parse(key) for key, _ in blobs.list(marker_folder(cube, product, region)) if key.endswith(".json"))
+
+
+def _parse(path: str) -> MarkerName:
+    *_, where, name = path.split("/")
+    stem = name.removesuffix(".json")
+    t, y, x = (int(v) for v in where.split("."))
+    return MarkerName(Region(t, y, x), stem.removesuffix(_PARTIAL), stem.endswith(_PARTIAL))
+
+
+def put_marker(blobs: Blobs, cube: str, product: str, region: Region, marker: Marker) -> MarkerName:
+    """Write a marker under the name that its content asks for."""
+    name = MarkerName(region, marker.key, bool(marker.failed))
+    blobs.put(marker_path(cube, product, name), canonical_json(asdict(marker)).encode())
+    return name
+
+
+def get_marker(blobs: Blobs, cube: str, product: str, name: MarkerName) -> Marker | None:
+    """Read a marker; None where another run has replaced it meanwhile."""
+    body = blobs.get(marker_path(cube, product, name))
+    if body is None:
+        return None
+    try:
+        return Marker(**json.loads(body))
+    except (ValueError, TypeError) as e:
+        raise DamagedStoreError(
+            f"Marker {marker_path(cube, product, name)} in {blobs.url} is not readable: {e}. "
+            "Delete it and run the same command again; its region is then redone."
+        ) from e
+
+
+def delete_markers(blobs: Blobs, cube: str, product: str, names: Iterable[MarkerName]) -> None:
+    """Delete markers that a newer one replaces."""
+    for name in names:
+        blobs.delete(marker_path(cube, product, name))

@@ -1,0 +1,123 @@
+"""Zarr v3 shards made by hand: chunks are encoded as they come and joined in zarr-python's order.
+
+Whole-array writes through zarr-python would hold a whole decoded shard and encode it twice over; this keeps encoded chunks only.
+zarr-python stays the byte-exact twin (tests/parity).
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from eocube.errors import DamagedStoreError
+from eocube.model.frame import Variable
+from eocube.model.spec import CODEC
+
+_ABSENT = 2**64 - 1
+
+ChunkIndex = tuple[int, ...]
+
+
+def blosc_config(variable_dtype: str, chunk_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments of zarr's ``BloscCodec``: the codec of DESIGN with one Blosc block a chunk."""
+    itemsize = np.dtype(variable_dtype).itemsize
+    return {
+        "cname": CODEC["cname"],
+        "clevel": CODEC["clevel"],
+        "shuffle": CODEC["shuffle"],
+        "typesize": itemsize,
+        "blocksize": int(np.prod(chunk_shape)) * itemsize,
+    }
+
+
+def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variable: Variable) -> bytes | None:
+    """One inner chunk as bytes; None where every pixel is fill. An edge chunk (smaller) is padded with fill.
+
+    Single-threaded Blosc: with several threads the same chunk gave different bytes from run to run.
+    """
+    from numcodecs import blosc
+
+    fill = variable.fill
+    empty = not np.any(values != fill) if fill == fill else bool(np.isnan(values).all())
+    if empty:
+        return None
+    if values.shape != chunk_shape:
+        padded = np.full(chunk_shape, fill, variable.dtype)
+        padded[tuple(slice(0, n) for n in values.shape)] = values
+        values = padded
+    contiguous = np.ascontiguousarray(values, variable.dtype)
+    blosc.use_threads = False
+    body: bytes = blosc.compress(contiguous, b"zstd", int(str(CODEC["clevel"])), blosc.BITSHUFFLE, contiguous.nbytes)
+    return body
+
+
+def assemble_shard(chunks: Mapping[ChunkIndex, bytes], chunks_per_shard: tuple[int, ...]) -> bytes | None:
+    """Join encoded chunks (index inside the shard → bytes) to a shard with its index and CRC-32C at the end; None if empty."""
+    import google_crc32c
+
+    if not chunks:
+        return None
+    index = np.full((*chunks_per_shard, 2), _ABSENT, "<u8")
+    parts, offset = [], 0
+    for at in morton_order(chunks_per_shard):
+        body = chunks.get(at)
+        if body is not None:
+            index[at] = offset, len(body)
+            parts.append(body)
+            offset += len(body)
+    tail = index.tobytes()
+    return b"".join([*parts, tail, struct.pack("<I", google_crc32c.value(tail))])
+
+
+def split_shard(body: bytes, chunks_per_shard: tuple[int, ...]) -> dict[ChunkIndex, bytes]:
+    """The encoded chunks of a shard; DamagedStoreError where the index or its checksum is wrong."""
+    import google_crc32c
+
+    n = int(np.prod(chunks_per_shard)) * 16
+    tail = body[-n - 4 : -4]
+    if len(tail) != n or struct.pack("<I", google_crc32c.value(tail)) != body[-4:]:
+        raise DamagedStoreError(f"The shard index ({n} bytes at the end of {len(body)}) does not match its checksum.")
+    index = np.frombuffer(tail, "<u8").reshape(*chunks_per_shard, 2)
+    found: dict[ChunkIndex, bytes] = {}
+    for at in np.ndindex(*chunks_per_shard):
+        start, size = (int(v) for v in index[at])
+        if start != _ABSENT:
+            if start + size > len(body) - n - 4:
+                raise DamagedStoreError(f"Chunk {at} lies outside its shard (bytes {start}:{start + size} of {len(body)}).")
+            found[at] = body[start : start + size]
+    return found
+
+
+def decode_chunk(body: bytes, chunk_shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
+    """The inverse of :func:`encode_chunk` (still padded); DamagedStoreError where it does not decode to that size."""
+    from numcodecs import blosc
+
+    blosc.use_threads = False
+    try:
+        raw = blosc.decompress(body)
+        return np.frombuffer(raw, dtype).reshape(chunk_shape)
+    except (RuntimeError, ValueError) as e:
+        raise DamagedStoreError(f"A chunk of {len(body)} bytes does not decode to {chunk_shape} {dtype}: {e}.") from e
+
+
+@lru_cache(maxsize=64)
+def morton_order(shape: tuple[int, ...]) -> tuple[ChunkIndex, ...]:
+    """Indices of a grid along the compressed Morton curve (dimensions run out of bits one by one), as zarr-python joins chunks."""
+    bits = [(n - 1).bit_length() for n in shape]
+
+    def code(at: ChunkIndex) -> int:
+        out = shift = 0
+        for bit in range(max(bits, default=0)):
+            for i, n_bits in zip(at, bits, strict=True):
+                if bit < n_bits:
+                    out |= (i >> bit & 1) << shift
+                    shift += 1
+        return out
+
+    return tuple(sorted(itertools.product(*map(range, shape)), key=code))

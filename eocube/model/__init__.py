@@ -1,0 +1,1 @@
+"""Values that every room shares: bands, frames, windows, recipes, store layouts. No pixels, no I/O."""

@@ -1,0 +1,447 @@
+"""Recipes: what was done to a cube, recorded so that a worker can replay it on any window.
+
+A *node* is plain JSON: a source, ``{"source": key, "kind": …, options}``, or a step on a node,
+``{"step": name, "rev": 1, "args": {…}, "in": node}``; an argument that is itself a cube is ``{"cube": node}``.
+The node of a lazy cube rides on its attribute ``eocube_recipe`` as a :class:`Recipe`, a ``str`` whose text is the public JSON
+(inputs numbered, no address in it) and which carries the *binding* (the sources and steps themselves) and a *fingerprint* of
+the cube it was made for. xarray hands attributes on through almost any operation; the fingerprint tells whether the cube is
+still the one that the recipe describes.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from eocube.errors import AssetReadError, StepContractError, UnrecordedError
+from eocube.model.frame import Frame
+from eocube.model.hashing import canonical_json, digest
+from eocube.model.window import Span, Window, back_window
+
+RECIPE_ATTR = "eocube_recipe"
+UNRECORDED_ATTR = "eocube_unrecorded"
+MAX_INLINE_BYTES = 65_536
+"""A bigger array is written with ``write_cube`` first and passed as a cube."""
+
+Node = dict[str, Any]
+Arrays = dict[str, npt.NDArray[Any]]
+OnError = Callable[[AssetReadError], None]
+
+
+class Cost(NamedTuple):
+    """What a read costs, by formula; no byte is touched."""
+
+    requests: int
+    bytes_fetched: int
+    """Raw bytes of the source blocks that must be decoded."""
+    bytes_used: int
+    """Raw bytes of the pixels asked for."""
+
+    def __add__(self, other: object) -> Cost:
+        if not isinstance(other, Cost):
+            return NotImplemented
+        return Cost(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where pixels come from: one frame, read by windows. Pickles small; no open file or client in it."""
+
+    def frame(self) -> Frame:
+        """What the whole cube looks like."""
+
+    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
+        """Pixels of the variables ``names`` (default all) in ``window``, by name.
+
+        A file that cannot be read raises AssetReadError, or, with ``on_error``, is handed to it and reads as nodata.
+        """
+
+    def ids(self, window: Window) -> list[list[Any]]:
+        """JSON rows that name the content of ``window``: equal rows mean equal pixels."""
+
+    def cost(self, window: Window) -> Cost:
+        """What reading ``window`` costs."""
+
+    def assets(self) -> list[dict[str, Any]]:
+        """Rows for ``sources/``: item_id, time (ms), asset, href, dn_shift of every file."""
+
+    def token(self) -> str:
+        """Digest of everything that :meth:`read` depends on; names the lazy arrays made from this source."""
+
+    @property
+    def block_yx(self) -> tuple[int, int]:
+        """Rows and columns of the unit that is decoded at once."""
+
+
+FrameRule = Callable[..., Frame]
+TimesRule = Callable[..., tuple[int, ...]]
+
+
+def same_frame(frame: Frame, **_: Any) -> Frame:
+    """The default: a step gives a cube like the one it got."""
+    return frame
+
+
+def same_times(inner: Frame, outer: Frame, times: tuple[int, ...], args: Mapping[str, Any]) -> tuple[int, ...]:  # noqa: ARG001
+    """The default: output date i needs input date i."""
+    return times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A declared function from cube to cube. Pickles by the name of its function."""
+
+    name: str
+    rev: int
+    """Raised when the step's pixels change: a store made with another ``rev`` is not mixed with."""
+
+    fn: Callable[..., Any]
+    """(Dataset, **arguments) → Dataset, for NumPy-backed and Dask-backed cubes."""
+
+    halo_px: int
+    """Input pixels of context beyond which the output no longer changes."""
+
+    frame: FrameRule
+    """(frame, **arguments) → frame of the result."""
+
+    times: TimesRule
+    """(input frame, output frame, output dates, arguments) → input dates needed."""
+
+    arg_times: str
+    """``all``: a cube argument is read on its whole time axis; ``same``: on the output's dates."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if "<" in self.fn.__qualname__:
+            return _remake_step, (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times)
+        return _step_by_name, (self.fn.__module__, self.fn.__qualname__)
+
+
+def _step_by_name(module: str, qualname: str) -> Step:
+    found: Any = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
+    step: Step = found.step
+    return step
+
+
+def _remake_step(name: str, rev: int, fn: Any, halo_px: int, frame: Any, times: Any, arg_times: str) -> Step:
+    return Step(name=name, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binding:
+    """What the names in a node stand for, here and now."""
+
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    steps: Mapping[str, Step] = field(default_factory=dict)
+
+    def merged(self, other: Binding) -> Binding:
+        """Both; step names must agree."""
+        for name in self.steps.keys() & other.steps.keys():
+            if self.steps[name].fn is not other.steps[name].fn:
+                raise StepContractError(f"Two different functions are recorded as step {name!r}; give each its own step_id.")
+        return Binding(sources={**self.sources, **other.sources}, steps={**self.steps, **other.steps})
+
+
+class Recipe(str):
+    """Public JSON outside; node, binding and fingerprint inside. Copies and pickles keep all of it."""
+
+    __slots__ = ("binding", "fingerprint", "node")
+    node: Node
+    binding: Binding
+    fingerprint: str | None
+
+    def __new__(cls, node: Node, binding: Binding, fingerprint: str | None = None) -> Recipe:
+        """Render ``node`` as public JSON and keep the rest."""
+        self = super().__new__(cls, public_json(node))
+        self.node, self.binding, self.fingerprint = node, binding, fingerprint
+        return self
+
+    def __reduce__(self) -> tuple[type[Recipe], tuple[Node, Binding, str | None]]:
+        return type(self), (self.node, self.binding, self.fingerprint)
+
+    def __copy__(self) -> Recipe:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recipe:
+        return self
+
+
+def public_json(node: Node) -> str:
+    """The recipe as JSON text: inputs ``in0, in1 …`` in order of first use, then the steps in order.
+
+    Equal structures give equal texts whatever their sources are bound to.
+    """
+    inputs: dict[str, Node] = {}
+    names: dict[str, str] = {}
+    steps: list[Node] = []
+    _flatten(node, inputs, names, steps)
+    return canonical_json({"inputs": inputs, "steps": steps})
+
+
+def _flatten(node: Node, inputs: dict[str, Node], names: dict[str, str], steps: list[Node]) -> str:
+    if "source" in node:
+        key = node["source"]
+        if key not in names:
+            names[key] = f"in{len(inputs)}"
+            inputs[names[key]] = {k: v for k, v in node.items() if k != "source"}
+        return names[key]
+    text = canonical_json(node)
+    if text not in names:
+        inner = _flatten(node["in"], inputs, names, steps)
+        args = {
+            k: {"cube": _flatten(v["cube"], inputs, names, steps)} if is_cube_arg(v) else v for k, v in sorted(node["args"].items())
+        }
+        names[text] = f"s{len(steps)}"
+        steps.append({"id": names[text], "step": node["step"], "rev": node["rev"], "in": inner, "args": args})
+    return names[text]
+
+
+def is_cube_arg(value: Any) -> bool:
+    """Whether a recorded argument is itself a cube."""
+    return isinstance(value, dict) and "cube" in value
+
+
+def input_names(node: Node) -> dict[str, str]:
+    """Source key → public name (``in0`` …), in order of first use."""
+    inputs: dict[str, Node] = {}
+    names: dict[str, str] = {}
+    _flatten(node, inputs, names, [])
+    return {k: v for k, v in names.items() if v in inputs}
+
+
+# ------------------------------------------------------------------------------------------------ fingerprints
+
+
+def fingerprint_of(cube: Any) -> str | None:
+    """Digest of dims, Dask names and coordinates of a Dataset; None where a data variable is not Dask-backed.
+
+    Dask names change with every operation, so a cube that fits its recipe's fingerprint was not touched since.
+    """
+    variables: dict[str, Any] = {}
+    for name, v in cube.data_vars.items():
+        graph_name = getattr(v.variable._data, "name", None)  # noqa: SLF001 - .data would load a lazily indexed array
+        if not isinstance(graph_name, str):
+            return None
+        variables[str(name)] = [list(map(str, v.dims)), graph_name]
+    coords = {str(name): [list(map(str, c.dims)), _coord_digest(c)] for name, c in cube.coords.items()}
+    return digest({"variables": variables, "coords": coords})
+
+
+def _coord_digest(coord: Any) -> str:
+    values = np.asarray(coord.values)
+    raw = repr(values.tolist()).encode() if values.dtype.kind in "OUST" else np.ascontiguousarray(values).tobytes()
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def recipe_of(cube: Any) -> Recipe:
+    """The recipe of a lazy cube that nothing unrecorded has touched; else UnrecordedError saying what is the matter."""
+    recipe = cube.attrs.get(RECIPE_ATTR)
+    if not isinstance(recipe, Recipe):
+        why = cube.attrs.get(UNRECORDED_ATTR, "it carries no recipe")
+        raise UnrecordedError(f"This cube cannot be replayed: {why}. Use eocube.apply for functions of your own.")
+    if recipe.fingerprint != fingerprint_of(cube):
+        raise UnrecordedError(
+            "This cube was changed by something eocube did not record (arithmetic, isel, map_blocks, load …), so its recipe "
+            "no longer describes it. Use eocube.apply(cube, func, halo_px=…, step_id=…) for functions of your own."
+        )
+    return recipe
+
+
+def with_recipe(cube: Any, node: Node, binding: Binding) -> Any:
+    """``cube`` with its recipe and today's fingerprint in the attributes."""
+    fingerprint = fingerprint_of(cube)
+    if fingerprint is None:
+        return without_recipe(cube, "its arrays are in memory, not lazy")
+    attrs = {k: v for k, v in cube.attrs.items() if k != UNRECORDED_ATTR}
+    cube.attrs = {**attrs, RECIPE_ATTR: Recipe(node, binding, fingerprint)}
+    return cube
+
+
+def without_recipe(cube: Any, why: str) -> Any:
+    """``cube`` without a recipe; the reason is kept for the error message of a later ``write_cube``."""
+    cube.attrs = {**{k: v for k, v in cube.attrs.items() if k != RECIPE_ATTR}, UNRECORDED_ATTR: why}
+    return cube
+
+
+# ------------------------------------------------------------------------------------------------ the recorder
+
+
+def record_value(value: Any) -> Any:
+    """An argument as JSON: scalars, lists, dicts of them, arrays up to 64 kB; else UnrecordedError."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list | range):
+        return [record_value(v) for v in value]
+    if isinstance(value, Mapping) and not is_cube_arg(value) and "array" not in value:
+        return {str(k): record_value(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iufb" and value.nbytes <= MAX_INLINE_BYTES:
+        return {"array": value.tolist(), "dtype": str(value.dtype)}
+    raise UnrecordedError(
+        f"An argument of type {type(value).__name__} cannot be recorded: pass JSON scalars, arrays up to "
+        f"{MAX_INLINE_BYTES} bytes or eocube cubes (write a big mask with write_cube first)."
+    )
+
+
+def replay_value(value: Any) -> Any:
+    """The inverse of :func:`record_value` (lists stay lists)."""
+    if isinstance(value, dict) and "array" in value:
+        return np.asarray(value["array"], value["dtype"])
+    if isinstance(value, dict) and "float" in value:
+        return float(value["float"])
+    return value
+
+
+def step(
+    *,
+    rev: int = 1,
+    halo_px: int = 0,
+    frame: FrameRule = same_frame,
+    times: TimesRule = same_times,
+    arg_times: str = "all",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare a function from cube to cube as a step: it runs as it is, and its lazy result carries the grown recipe.
+
+    The function takes a Dataset first and keyword arguments that are JSON scalars, small arrays or cubes. It sees NumPy-backed
+    windows when a store is written and Dask-backed cubes in a notebook; it must not look at absolute positions or whole-image
+    statistics (the window-invariance contract finds that out).
+    """
+
+    def declare(fn: Callable[..., Any]) -> Callable[..., Any]:
+        declared = Step(name=fn.__name__, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times)
+        signature = inspect.signature(fn)
+
+        @functools.wraps(fn)
+        def run(cube: Any, *args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(cube, *args, **kwargs)
+            bound.apply_defaults()
+            return _run_recorded(declared, cube, dict(list(bound.arguments.items())[1:]))
+
+        run.step = declared  # type: ignore[attr-defined]
+        return run
+
+    return declare
+
+
+def _run_recorded(declared: Step, cube: Any, args: dict[str, Any]) -> Any:
+    if not hasattr(cube, "data_vars"):
+        lone = declared.fn(cube.to_dataset(name="data"), **args)["data"]
+        lone.attrs.pop(RECIPE_ATTR, None)
+        return lone
+    try:
+        node, binding = record_step(declared, cube, args)
+        declared.frame(frame_of(node["in"], binding), **args)  # fail before any graph is built
+    except UnrecordedError as e:
+        return without_recipe(declared.fn(cube, **args), str(e))
+    return with_recipe(declared.fn(cube, **args), node, binding)
+
+
+def record_step(declared: Step, cube: Any, args: Mapping[str, Any]) -> tuple[Node, Binding]:
+    """The node and binding of ``declared`` run on ``cube``; UnrecordedError where either cannot be recorded."""
+    recipe = recipe_of(cube)
+    binding = recipe.binding.merged(Binding(steps={declared.name: declared}))
+    recorded: dict[str, Any] = {}
+    for name, value in args.items():
+        if hasattr(value, "data_vars"):
+            other = recipe_of(value)
+            binding = binding.merged(other.binding)
+            recorded[name] = {"cube": other.node}
+        else:
+            recorded[name] = record_value(value)
+    return {"step": declared.name, "rev": declared.rev, "args": recorded, "in": recipe.node}, binding
+
+
+# ------------------------------------------------------------------------------------------------ frames forward, windows back
+
+
+Frames = dict[int, Frame]
+"""Frames already made, by ``id`` of their node: the holder of the memo also holds the nodes."""
+
+
+def frame_of(node: Node, binding: Binding, memo: Frames | None = None) -> Frame:
+    """The frame of a node's result, from its sources' frames. ``memo`` keeps frames of nodes already seen."""
+    memo = {} if memo is None else memo
+    if id(node) not in memo:
+        if "source" in node:
+            memo[id(node)] = binding.sources[node["source"]].frame()
+        else:
+            inner = frame_of(node["in"], binding, memo)
+            args = {
+                k: frame_of(v["cube"], binding, memo) if is_cube_arg(v) else replay_value(v) for k, v in node["args"].items()
+            }
+            memo[id(node)] = binding.steps[node["step"]].frame(inner, **args)
+    return memo[id(node)]
+
+
+class Need(NamedTuple):
+    """One input of one step: the node it comes from and the window of it."""
+
+    node: Node
+    window: Window
+
+
+def needs(node: Node, window: Window, binding: Binding, memo: Frames, *, extra_px: int = 0) -> tuple[Need, dict[str, Need]]:
+    """What a step node needs to make ``window`` of its result: its main input, and its cube arguments by name.
+
+    ``extra_px`` widens the step's halo (window-invariance probe).
+    """
+    declared = binding.steps[node["step"]]
+    outer, inner = frame_of(node, binding, memo), frame_of(node["in"], binding, memo)
+    halo_px = declared.halo_px + extra_px
+    y, x = back_window(inner.geobox, outer.geobox, window.y, window.x, halo_px=halo_px)
+    main = Need(node["in"], Window(declared.times(inner, outer, window.times, node["args"]), y, x))
+    others: dict[str, Need] = {}
+    for name, value in node["args"].items():
+        if is_cube_arg(value):
+            other = frame_of(value["cube"], binding, memo)
+            y, x = back_window(other.geobox, outer.geobox, window.y, window.x, halo_px=halo_px)
+            times = tuple(range(len(other.time_ms))) if declared.arg_times == "all" else window.times
+            others[name] = Need(value["cube"], Window(times, y, x))
+    return main, others
+
+
+def trace(node: Node, window: Window, binding: Binding, memo: Frames | None = None) -> list[tuple[str, Window]]:
+    """(source key, window) of every source read that ``window`` of the result needs; no pixel is touched."""
+    memo = {} if memo is None else memo
+    if "source" in node:
+        return [(node["source"], window)]
+    main, others = needs(node, window, binding, memo)
+    found = trace(main.node, main.window, binding, memo)
+    for need in others.values():
+        found += trace(need.node, need.window, binding, memo)
+    return list(dict.fromkeys(found))
+
+
+def window_bytes(node: Node, window: Window, binding: Binding, memo: Frames) -> int:
+    """Bytes of every array that evaluating ``window`` holds at once, inputs and results of each step together."""
+    own = frame_bytes(frame_of(node, binding, memo), window)
+    if "source" in node:
+        return own
+    main, others = needs(node, window, binding, memo)
+    return own + sum(window_bytes(n.node, n.window, binding, memo) for n in (main, *others.values()))
+
+
+def frame_bytes(frame: Frame, window: Window) -> int:
+    """Raw bytes of all variables of ``frame`` in ``window``."""
+    ny, nx = window.shape_yx
+    pixels = len(window.times) * ny * nx
+    return sum(pixels * np.dtype(v.dtype).itemsize * (len(frame.bands) if v.banded else 1) for v in frame.variables)
+
+
+def whole(frame: Frame) -> Window:
+    """The window that is the whole frame."""
+    ny, nx = frame.shape_yx
+    y: Span = (0, ny)
+    x: Span = (0, nx)
+    return Window(tuple(range(len(frame.time_ms))), y, x)
