@@ -17,6 +17,7 @@ BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 .PHONY: setup demo test test-slow servers lint types bench lock clean
 
 setup: $(VENV)/.package.stamp
+	@:
 
 $(BIN)/python:
 	scripts/make_venv.sh $(VENV)

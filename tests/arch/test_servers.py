@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import os
+import socket
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,45 @@ def test_a_missing_server_is_a_failure_only_in_ci(tmp_path: Path, ci: str, statu
     done = subprocess.run(["bash", check], capture_output=True, text=True, check=False, env={**os.environ, "EOCUBE_CI": ci})
     assert done.returncode == status, done.stderr
     assert "no-such-server-here: missing" in done.stdout
+
+
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log stderr;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{ listen unix:{folder}/socket; root {folder}; }}
+}}
+"""
+
+
+@pytest.mark.slow
+def test_the_nginx_that_ci_installs_answers_range_requests(tmp_path: Path, require_binary: Callable[[str], Path]) -> None:
+    nginx = require_binary("nginx")
+    (tmp_path / "numbers").write_bytes(bytes(range(100)))
+    (tmp_path / "conf").write_text(NGINX.format(folder=tmp_path))
+    with subprocess.Popen([nginx, "-p", tmp_path, "-e", "stderr", "-c", tmp_path / "conf"]) as server:
+        try:
+            answer = ask_range(tmp_path / "socket", "/numbers", "bytes=10-12", patience_s=10)
+        finally:
+            server.terminate()
+    assert answer.startswith(b"HTTP/1.1 206 ")
+    assert answer.endswith(b"\r\n\r\n\x0a\x0b\x0c")
+
+
+def ask_range(address: Path, path: str, span: str, *, patience_s: float) -> bytes:
+    """Whole answer to one GET over a Unix socket that may still be on its way up."""
+    end = time.monotonic() + patience_s
+    while True:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(address))
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+                continue
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nRange: {span}\r\nConnection: close\r\n\r\n".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b""))
