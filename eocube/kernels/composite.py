@@ -24,8 +24,11 @@ DTYPES = ("uint8", "uint16", "int16", "float32", "float64")
 MAX_DATES = 65_535
 """Most dates in one composite: the largest count that uint16 holds."""
 
-_LANES = 256
-"""Pixels sorted side by side: 60 dates of uint16 are 30 kB, which fits a first-level cache."""
+_LANES = 512
+"""Pixels sorted side by side, where dates are not many: 60 dates of uint16 are 61 kB, about a first-level cache."""
+
+_BUFFER_BYTES = 1 << 20
+"""Most bytes sorted at a time, about a second-level cache; never fewer than 16 pixels (8 MiB at ``MAX_DATES``)."""
 
 _SLAB_BYTES = 8 << 20
 """Most bytes of a strided input that are copied into one piece at a time."""
@@ -98,7 +101,7 @@ def mean_over_time(data: AnyArray, valid: BoolArray | None = None, *, nodata: fl
     mean = np.empty(data.shape[1:], data.dtype)
     for rows, part, part_valid in _pieces(data, valid):
         total = np.zeros(part.shape[1:], np.float64)
-        count = np.zeros(part.shape[1:], np.int32)
+        count = np.zeros(part.shape[1:], np.uint16)
         _total(part, part_valid, fill, total, count)
         mean[:, rows] = _quotient(total, count, fill).reshape(mean[:, rows].shape)
     return mean
@@ -175,7 +178,7 @@ def _average(lower: AnyArray, upper: AnyArray) -> AnyArray:
     return (half + (total & half & 1)).astype(lower.dtype)
 
 
-def _quotient(total: Float64Array, count: npt.NDArray[np.int32], fill: Any) -> AnyArray:
+def _quotient(total: Float64Array, count: UInt16Array, fill: Any) -> AnyArray:
     """Mean in the dtype of ``fill``, which stands where there was nothing to count."""
     mean = total / np.maximum(count, 1)
     if fill.dtype.kind != "f":
@@ -260,41 +263,44 @@ def _middle_pair(
     zero = data.dtype.type(0)
     lower = np.empty((bands, pixels), data.dtype)
     upper = np.empty((bands, pixels), data.dtype)
-    values = np.empty((dates, _LANES), data.dtype)
-    use = np.empty(_LANES, np.bool_)
-    count = np.empty(_LANES, np.int32)
-    for band in range(bands):
-        for start in range(0, pixels, _LANES):
-            stop = min(start + _LANES, pixels)
+    lanes = max(16, min(_LANES, _BUFFER_BYTES // (max(dates, 1) * data.itemsize)))
+    values = np.empty((dates, lanes), data.dtype)
+    use = np.empty(lanes, np.bool_)
+    count = np.empty(lanes, np.uint16)
+    for start in range(0, pixels, lanes):
+        stop = min(start + lanes, pixels)
+        for band in range(bands):
             count[:] = 0
             for t in range(dates):
                 row = data[t, band, start:stop]
                 _usable(row, _mask_row(valid, t, band, start, stop), nodata, use)
                 value_row = values[t]
                 for x in range(stop - start):
-                    value_row[x] = row[x] + zero if use[x] else top
-                    count[x] += use[x]
+                    value = row[x] + zero
+                    value_row[x] = value if use[x] else top
+                    count[x] += np.uint16(use[x])
             _sort_lanes(values, steps, stop - start)
             for x in range(stop - start):
-                n = count[x]
+                n = np.int64(count[x])
                 lower[band, start + x] = values[(n - 1) // 2, x] if n > 0 else nodata
                 upper[band, start + x] = values[n // 2, x] if n > 0 else nodata
     return lower, upper
 
 
 @njit(nogil=True, cache=True)
-def _total(data: AnyArray, valid: BoolArray, nodata: Any, total: Float64Array, count: npt.NDArray[np.int32]) -> None:
+def _total(data: AnyArray, valid: BoolArray, nodata: Any, total: Float64Array, count: UInt16Array) -> None:
     """Add the clear values of each pixel to ``total`` and their number to ``count``, both (band, pixel), date by date."""
     dates, bands, pixels = data.shape
     use = np.empty(_LANES, np.bool_)
-    for band in range(bands):
-        for start in range(0, pixels, _LANES):
-            stop = min(start + _LANES, pixels)
+    for start in range(0, pixels, _LANES):
+        stop = min(start + _LANES, pixels)
+        for band in range(bands):
             sums = total[band, start:stop]
             counts = count[band, start:stop]
             for t in range(dates):
                 row = data[t, band, start:stop]
                 _usable(row, _mask_row(valid, t, band, start, stop), nodata, use)
                 for x in range(stop - start):
-                    sums[x] += np.float64(row[x]) if use[x] else 0.0
-                    counts[x] += use[x]
+                    value = np.float64(row[x])
+                    sums[x] += value if use[x] else 0.0
+                    counts[x] += np.uint16(use[x])

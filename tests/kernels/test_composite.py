@@ -167,8 +167,9 @@ def test_a_mask_for_each_band_is_kept_apart(statistic, dtype):
     assert_same_bits(statistic(data, valid, nodata=NODATA[dtype]), plain(data, valid, NODATA[dtype]))
 
 
-def test_long_series_equal_bottleneck():
-    data, valid = noise((365, 1, 4, 60), "float32")
+@pytest.mark.parametrize("dates", [365, 9000], ids=["full lanes", "few lanes"])
+def test_long_series_equal_bottleneck(dates):
+    data, valid = noise((dates, 1, 4, 60), "float32")
     expected = bottleneck.nanmedian(np.where(valid, data, np.float32(np.nan)), axis=0)
     assert np.array_equal(median_over_time(data, valid, nodata=np.nan), expected, equal_nan=True)
 
@@ -211,7 +212,7 @@ def test_negative_zero_counts_as_zero(statistic):
 
 @STATISTICS
 @EVERY_DTYPE
-@pytest.mark.parametrize("window", [np.s_[2:7, 13:300], np.s_[0:1, 0:1], np.s_[8:9, 255:257]], ids=["middle", "corner", "lanes"])
+@pytest.mark.parametrize("window", [np.s_[2:7, 13:300], np.s_[0:1, 0:1], np.s_[1:2, 200:204]], ids=["middle", "corner", "lanes"])
 def test_a_window_gives_the_bits_of_the_whole(statistic, dtype, window):
     data, valid = noise((12, 2, 9, 310), dtype)
     whole = statistic(data, valid, nodata=NODATA[dtype])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from eocube.errors import RadiometryError
 from eocube.kernels.radiometry import dn_to_reflectance, reflectance_to_dn, shift_dn
 
-S2 = {"scale": 0.0001, "offset": -0.1}
+S2: dict[str, Any] = {"scale": 0.0001, "offset": -0.1}
 
 
 def test_sentinel2_numbers_become_reflectance_by_hand():
