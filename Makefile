@@ -52,7 +52,8 @@ types: setup
 	$(BIN)/mypy
 
 bench: setup
-	@set -e; for file in $(BENCHMARKS); do echo "$$file" >&2; $(BIN)/python "$$file"; done
+	@failed=0; for file in $(BENCHMARKS); do \
+	  echo "$$file" >&2; $(BIN)/python "$$file" || { echo "$$file failed" >&2; failed=1; }; done; exit $$failed
 
 lock: $(BIN)/python
 	$(BIN)/python scripts/lock.py
