@@ -98,7 +98,9 @@ class StoreNotFoundError(EocubeError, FileNotFoundError):
 
     def __init__(self, url: str, what: str = "store"):
         self.url, self.what = url, what
-        super().__init__(f"No eocube {what} at {url}: no zarr.json was found there. Check the address; `eocube info` lists cubes.")
+        super().__init__(
+            f"No eocube {what} at {url}: no zarr.json was found there. Check the address; `eocube info` lists cubes."
+        )
 
     def __reduce__(self) -> tuple[type[StoreNotFoundError], tuple[str, str]]:
         return type(self), (self.url, self.what)

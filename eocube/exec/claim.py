@@ -69,7 +69,9 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
         raise SettingsError(name, old[EOCUBE_ATTR]["settings_id"], new[EOCUBE_ATTR]["settings_id"])
     for key in ("proj:code", "spatial:transform", "spatial:shape"):
         if old.get(key) != new.get(key):
-            raise GridError(f"Cube {name!r} in {where} has {key} {old.get(key)}, this run asks for {new.get(key)}. Write another product.")
+            raise GridError(
+                f"Cube {name!r} in {where} has {key} {old.get(key)}, this run asks for {new.get(key)}. Write another product."
+            )
     if want[: len(have)] != have:
         if set(want) < set(have):
             raise StalePlanError(

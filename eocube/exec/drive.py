@@ -201,8 +201,8 @@ def _refuse_fewer(blobs: Blobs, job: CubeJob, old: MarkerName, leaves: dict[str,
     gone = [row for name, rows in marker.sources.items() for row in rows if (name, _identity(row)) not in now]
     if gone:
         raise StalePlanError(
-            f"Region {old.region} of {job.cube}/{job.product} in {job.store_url} holds {len(gone)} sources that this run does not "
-            f"know, {gone[0]} the first. A run never takes dates away; nothing was changed."
+            f"Region {old.region} of {job.cube}/{job.product} in {job.store_url} holds {len(gone)} sources that this run "
+            f"does not know, {gone[0]} the first. A run never takes dates away; nothing was changed."
         )
 
 

@@ -38,7 +38,9 @@ def evaluate(node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, 
     return memo[key]
 
 
-def _run_step(node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset], *, extra_px: int) -> xr.Dataset:
+def _run_step(
+    node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset], *, extra_px: int
+) -> xr.Dataset:
     declared = run.binding.steps[node["step"]]
     outer, inner = frame_of(node, run.binding, run.frames), frame_of(node["in"], run.binding, run.frames)
     main, others = needs(node, window, run.binding, run.frames, extra_px=extra_px)

@@ -29,7 +29,9 @@ class Executor(Protocol):
     def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
         """A token for ``value`` that :meth:`run` turns back into it inside each task; shipped to a worker once."""
 
-    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:
+    def run(
+        self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
+    ) -> Iterator[Any]:
         """``func(shared, task)`` for each (token, task), drawn lazily; results in order of completion.
 
         The first exception of a task is raised here, after the running tasks have ended.
@@ -42,11 +44,13 @@ class Executor(Protocol):
 class SerialExecutor:
     """One task after the other, in this thread."""
 
-    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:  # noqa: ARG002
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
         """See :class:`Executor`."""
         return value
 
-    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:  # noqa: ARG002
+    def run(
+        self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
+    ) -> Iterator[Any]:
         """See :class:`Executor`."""
         for shared, task in tasks:
             yield func(shared, task)
@@ -61,11 +65,13 @@ class ThreadExecutor:
     def __init__(self, n_threads: int | None = None):
         self.n_threads = n_threads or os.cpu_count() or 1
 
-    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:  # noqa: ARG002
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
         """See :class:`Executor`."""
         return value
 
-    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:  # noqa: ARG002
+    def run(
+        self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
+    ) -> Iterator[Any]:
         """See :class:`Executor`."""
         waiting = iter(tasks)
         with ThreadPoolExecutor(self.n_threads, thread_name_prefix="eocube") as pool:
@@ -96,7 +102,9 @@ class DaskExecutor:
 
         return self.client.submit(_unpack, cloudpickle.dumps(value), pure=False, priority=10, **self._placed(resource))
 
-    def run(self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU") -> Iterator[Any]:
+    def run(
+        self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
+    ) -> Iterator[Any]:
         """See :class:`Executor`."""
         from distributed import as_completed
 
@@ -106,7 +114,7 @@ class DaskExecutor:
         def submit(pair: tuple[Any, Any]) -> Any:
             return self.client.submit(func, *pair, pure=False, **placed)
 
-        running = as_completed([submit(p) for p in islice(waiting, in_flight)])
+        running = as_completed([submit(p) for p in islice(waiting, in_flight)], loop=self.client.loop)
         try:
             for future in running:
                 yield future.result()
@@ -131,8 +139,9 @@ class DaskExecutor:
         if resource == "GPU":
             if not any("GPU" in w["resources"] for w in workers.values()):
                 raise PlacementError(
-                    f"A task that runs a network needs a worker with the resource GPU; the {len(workers)} workers of this cluster "
-                    "carry none. Start one with `dask worker … --nthreads 1 --resources GPU=1` (a CPU-only machine may carry it too)."
+                    f"A task that runs a network needs a worker with the resource GPU; the {len(workers)} workers of this "
+                    "cluster carry none. Start one with `dask worker … --nthreads 1 --resources GPU=1` (a machine without a "
+                    "GPU may carry it too)."
                 )
             return {"resources": {"GPU": 1}}
         if any("CPU" in w["resources"] for w in workers.values()):
@@ -159,7 +168,7 @@ def _unpack(body: bytes) -> Any:
     return cloudpickle.loads(body)
 
 
-def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:
+def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:  # noqa: PLR0911 - one line a kind
     """An executor from a short description.
 
     Parameters
@@ -194,7 +203,9 @@ def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:
     if rest and kind.replace(".", "").replace("_", "").isalnum() and rest.isidentifier():
         return as_executor(getattr(importlib.import_module(kind), rest)())
     raise UnknownNameError(
-        "executor", spec, ["serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function"]
+        "executor",
+        spec,
+        ["serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function"],
     )
 
 
@@ -237,21 +248,21 @@ def _local_cluster(n_workers: int, gpu_workers: int) -> DaskExecutor:
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     def worker(resources: dict[str, float]) -> dict[str, Any]:
-        return {"cls": Nanny, "options": {"nthreads": 1, "resources": resources, "dashboard_address": None}}
+        return {"cls": Nanny, "options": {"nthreads": 1, "resources": resources, "dashboard_address": None, "silence_logs": 40}}
 
     workers = {f"cpu-{i}": worker({"CPU": 1} if gpu_workers else {}) for i in range(n_workers)}
     workers |= {f"gpu-{i}": worker({"GPU": 1}) for i in range(gpu_workers)}
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}}
-    cluster = SpecCluster(workers=workers, scheduler=scheduler, name="eocube", silence_logs=40)  # type: ignore[no-untyped-call]
-    client = Client(cluster, set_as_default=False)  # type: ignore[no-untyped-call]
-    client.wait_for_workers(len(workers), timeout=120)  # type: ignore[no-untyped-call]
+    cluster = SpecCluster(workers=workers, scheduler=scheduler, name="eocube", silence_logs=40)
+    client = Client(cluster, set_as_default=False)
+    client.wait_for_workers(len(workers), timeout=120)
     return DaskExecutor(client, owned=[client, cluster])
 
 
 def _client_at(address: str) -> DaskExecutor:
     from distributed import Client
 
-    client = Client(address, set_as_default=False)  # type: ignore[no-untyped-call]
+    client = Client(address, set_as_default=False)
     return DaskExecutor(client, owned=[client])
 
 

@@ -57,7 +57,9 @@ def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int
     have = cube["time"].values.astype("M8[ns]")
     at = np.searchsorted(have, times)
     if len(have) == 0 or (at >= len(have)).any() or not np.array_equal(have[at], times):
-        raise StepContractError(f"Step {step!r} was to give the dates {times.tolist()[:3]} … and gave {have.tolist()[:3]} …: its times rule is wrong.")
+        raise StepContractError(
+            f"Step {step!r} was to give the dates {times.tolist()[:3]} … and gave {have.tolist()[:3]} …: its times rule is wrong."
+        )
     y0, x0 = window.y[0] - origin_yx[0], window.x[0] - origin_yx[1]
     height, width = window.shape_yx
     arrays = {}
@@ -69,6 +71,8 @@ def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int
             raise StepContractError(f"Step {step!r} promised {v.name!r} as {v.dtype} and gave {values.dtype}.")
         values = values[at][..., y0 : y0 + height, x0 : x0 + width]
         if values.shape[-2:] != (height, width) or (v.banded and values.shape[1] != len(frame.bands)):
-            raise StepContractError(f"Step {step!r} gave {v.name!r} as {values.shape}, too small for {height} x {width} pixels of {len(frame.bands)} bands.")
+            raise StepContractError(
+                f"Step {step!r} gave {v.name!r} as {values.shape}; {len(frame.bands)} bands of {height} x {width} px are needed."
+            )
         arrays[v.name] = values
     return labelled(frame, window, arrays)

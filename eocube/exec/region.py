@@ -27,6 +27,7 @@ from eocube.model.window import Window
 
 Errors = Literal["raise", "skip"]
 
+
 @dataclass(frozen=True, kw_only=True)
 class CubeJob:
     """Everything that the tasks of one cube share. Sent to a worker once."""
@@ -162,7 +163,7 @@ def _refuse_stale(blobs: Blobs, job: CubeJob, task: RegionTask) -> None:
 
 
 def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
-    """How many inner chunks along time, y, x one piece of a region may have under ``job.max_bytes``: halved in y, x, then time."""
+    """Inner chunks along time, y, x that one piece of a region may have under ``job.max_bytes``: halved in y, x, then time."""
     n = list(job.spec.chunks_per_shard)
     while True:
         first = next(job.spec.pieces(region, (n[0], n[1], n[2])))
@@ -190,7 +191,9 @@ class _RegionWriter:
                     self._chunks[v.name][at] = body
         self._count(piece, arrays)
 
-    def _cut(self, piece: Piece, variable: Variable, values: npt.NDArray[Any]) -> Iterator[tuple[tuple[int, ...], npt.NDArray[Any]]]:
+    def _cut(
+        self, piece: Piece, variable: Variable, values: npt.NDArray[Any]
+    ) -> Iterator[tuple[tuple[int, ...], npt.NDArray[Any]]]:
         ct, cy, cx = self._spec.chunk_tyx
         nt, ny, nx = values.shape[0], *values.shape[-2:]
         for t, y, x in np.ndindex(math.ceil(nt / ct), math.ceil(ny / cy), math.ceil(nx / cx)):
@@ -200,16 +203,18 @@ class _RegionWriter:
 
     def _count(self, piece: Piece, arrays: Arrays) -> None:
         data = self._spec.frame.data
-        valid = data.valid(arrays["data"]).all(axis=1)
+        valid = np.asarray(data.valid(arrays["data"]).all(axis=1))
         rule = self._spec.clear_rule
-        clear = valid & is_class(arrays["scl"], rule["clear_values"]) if rule["variable"] == "scl" else valid
+        clear = np.asarray(valid & is_class(arrays["scl"], rule["clear_values"])) if rule["variable"] == "scl" else valid
         self.pixels += valid.size
         self.valid += int(valid.sum())
         self.clear += int(clear.sum())
         cell = self._spec.cell_px
         share = clear_percent(clear, cell)
         t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
-        self._summary[t0 : t0 + share.shape[0], y0 // cell : y0 // cell + share.shape[1], x0 // cell : x0 // cell + share.shape[2]] = share
+        self._summary[
+            t0 : t0 + share.shape[0], y0 // cell : y0 // cell + share.shape[1], x0 // cell : x0 // cell + share.shape[2]
+        ] = share
 
     def shards(self) -> Iterator[tuple[str, bytes | None]]:
         """(key below the store, bytes or None if empty) of every object of the region."""

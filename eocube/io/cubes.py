@@ -37,8 +37,10 @@ def split_cube_url(url: str) -> tuple[str, str, str]:
     """``STORE/cubes/<cube>/<product>`` → (store, cube, product); CubeError where ``url`` is not of that form."""
     head, _, tail = url.rstrip("/").rpartition(f"/{CUBES}/")
     parts = tail.split("/")
-    if not head or len(parts) != 2:  # noqa: PLR2004 - cube and product
-        raise CubeError(f"{url} is not the address of a cube: expected STORE/cubes/<cube>/<product>. `eocube info STORE` lists them.")
+    if not head or len(parts) != 2:
+        raise CubeError(
+            f"{url} is not the address of a cube: expected STORE/cubes/<cube>/<product>. `eocube info STORE` lists them."
+        )
     return head, parts[0], parts[1]
 
 
@@ -73,7 +75,9 @@ def spec_from_attrs(attrs: Mapping[str, Any]) -> CubeSpec:
 class CubeSource:
     """A stored cube as a source of windows, through zarr-python."""
 
-    def __init__(self, store_url: str, cube: str, product: str, *, attrs: Mapping[str, Any], decode: Decode, options: Mapping[str, Any]):
+    def __init__(
+        self, store_url: str, cube: str, product: str, *, attrs: Mapping[str, Any], decode: Decode, options: Mapping[str, Any]
+    ):
         if decode not in ("dn", "reflectance"):
             raise UnknownNameError("decode", decode, ["dn", "reflectance"], "open_cube")
         self.store_url, self.cube, self.product = store_url, cube, product
@@ -142,7 +146,7 @@ class CubeSource:
             group = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
             return {v.name: group[v.name] for v in self.spec.frame.variables}
 
-    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:  # noqa: ARG002
+    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
         """See :class:`eocube.model.recipe.Source`."""
         wanted = [v for v in self.spec.frame.variables if names is None or v.name in names]
         return {v.name: self._read(v, window) for v in wanted}
@@ -160,7 +164,8 @@ class CubeSource:
             return values
         if variable.scale is None:
             raise CubeError(
-                f"Cube {self.cube}/{self.product} has no scale: its numbers cannot be decoded to reflectance. Open it with decode='dn'."
+                f"Cube {self.cube}/{self.product} has no scale, so its numbers cannot be decoded to reflectance. "
+                "Open it with decode='dn'."
             )
         return dn_to_reflectance(values, scale=variable.scale, offset=variable.offset or 0.0, nodata=variable.nodata)
 
@@ -200,7 +205,9 @@ class CubeSource:
         for v in self.spec.frame.variables:
             deep = np.dtype(v.dtype).itemsize * (len(self.spec.frame.bands) if v.banded else 1)
             cost += Cost(
-                n_t * n_yx + len(self._regions(window)), n_t * ct * n_yx * cy * cx * deep, len(window.times) * height * width * deep
+                n_t * n_yx + len(self._regions(window)),
+                n_t * ct * n_yx * cy * cx * deep,
+                len(window.times) * height * width * deep,
             )
         return cost
 

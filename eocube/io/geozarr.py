@@ -44,7 +44,7 @@ def proj_attrs(geobox: GeoBox) -> dict[str, Any]:
     code = geobox.crs.authority
     if all(code):
         return {"proj:code": f"{code[0]}:{code[1]}"}
-    return {"proj:wkt2": geobox.crs.to_wkt(version="WKT2_2019")}
+    return {"proj:wkt2": geobox.crs.proj.to_wkt()}
 
 
 def group_attrs(geobox: GeoBox) -> dict[str, Any]:

@@ -51,12 +51,14 @@ SCHEMA = pa.schema(
 footprint in OGC:CRS84, WKB; ``bbox`` its box, for pruning row groups."""
 
 
-def index_row(frame: Frame, *, site: str, cube: str, product: str, counts: tuple[int, int], unfinished: int, licence: str | None) -> dict[str, Any]:
+def index_row(
+    frame: Frame, *, site: str, cube: str, product: str, counts: tuple[int, int], unfinished: int, licence: str | None
+) -> dict[str, Any]:
     """One row: what a cube is, without where its files came from.
 
     ``counts`` are (clear, all) pixels × dates; ``clear_fraction`` is their quotient.
     """
-    footprint = frame.geobox.geographic_extent
+    footprint = _footprint(frame.geobox)
     left, bottom, right, top = footprint.boundingbox.bbox
     ny, nx = frame.shape_yx
     return {
@@ -80,6 +82,13 @@ def index_row(frame: Frame, *, site: str, cube: str, product: str, counts: tuple
         "bbox": {"xmin": left, "ymin": bottom, "xmax": right, "ymax": top},
         "geometry": footprint.geom.wkb,
     }
+
+
+def _footprint(geobox: GeoBox) -> Any:
+    """The grid's outline in degrees, each side in four pieces: projected sides are curves there."""
+    box = geobox.boundingbox
+    piece = max(box.right - box.left, box.top - box.bottom) / 4
+    return geobox.extent.to_crs("EPSG:4326", resolution=piece)
 
 
 def gsd_m(geobox: GeoBox) -> tuple[float, float]:

@@ -108,7 +108,7 @@ def decode_chunk(body: bytes, chunk_shape: tuple[int, ...], dtype: str) -> npt.N
 
 @lru_cache(maxsize=64)
 def morton_order(shape: tuple[int, ...]) -> tuple[ChunkIndex, ...]:
-    """Indices of a grid along the compressed Morton curve (dimensions run out of bits one by one), as zarr-python joins chunks."""
+    """Indices of a grid along the compressed Morton curve (dimensions run out of bits one by one): zarr-python's order."""
     bits = [(n - 1).bit_length() for n in shape]
 
     def code(at: ChunkIndex) -> int:

@@ -70,7 +70,9 @@ def cube_template(spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: 
     return _with_root(objects, spec, cube=cube, product=product, recipe=recipe, sid=sid, licence=licence)
 
 
-def _with_root(objects: Template, spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: str, licence: Mapping[str, Any]) -> Template:
+def _with_root(
+    objects: Template, spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: str, licence: Mapping[str, Any]
+) -> Template:
     arrays = {k.removesuffix("/zarr.json"): json.loads(v) for k, v in objects.items() if k.endswith("/zarr.json")}
     root = {
         "zarr_format": 3,
@@ -124,9 +126,8 @@ def _axes(frame: Frame) -> list[tuple[str, npt.NDArray[Any], tuple[str, ...], di
     ]
     if frame.time_bnds_ms is not None:
         out.append(("time_bnds", np.array(frame.time_bnds_ms, "i8").reshape(-1, 2), ("time", "bnds"), ms))
-    for p in frame.per_time:
-        out.append((p.name, np.array(p.values, object if p.dtype == "str" else p.dtype), ("time",), dict(p.attrs)))
-    return out
+    scalars = [(p, np.array(p.values, object if p.dtype == "str" else p.dtype)) for p in frame.per_time]
+    return [*out, *((p.name, values, ("time",), dict(p.attrs)) for p, values in scalars)]
 
 
 def band_attrs(bands: tuple[Band, ...]) -> dict[str, Any]:
@@ -158,7 +159,10 @@ def _put_axis(group: Any, name: str, values: npt.NDArray[Any], dims: tuple[str, 
         name,
         shape=values.shape,
         dtype=str if text else values.dtype,
-        chunks=tuple(min(AXIS_CHUNK, 2) if d == "bnds" else AXIS_CHUNK if d == "time" else max(1, n) for d, n in zip(dims, values.shape, strict=True)),
+        chunks=tuple(
+            min(AXIS_CHUNK, 2) if d == "bnds" else AXIS_CHUNK if d == "time" else max(1, n)
+            for d, n in zip(dims, values.shape, strict=True)
+        ),
         dimension_names=dims or None,
         attributes=attrs,
         fill_value="" if text else 0,
@@ -188,7 +192,10 @@ def frame_json(frame: Frame) -> dict[str, Any]:
             }
             for v in frame.variables
         ],
-        "per_time": [{"name": p.name, "dtype": p.dtype, "values": list(p.values), "attrs": [list(a) for a in p.attrs]} for p in frame.per_time],
+        "per_time": [
+            {"name": p.name, "dtype": p.dtype, "values": list(p.values), "attrs": [list(a) for a in p.attrs]}
+            for p in frame.per_time
+        ],
         "frame_digest": digest([list(frame.time_ms), [list(p.values) for p in frame.per_time], list(frame.geobox.affine)[:6]]),
     }
 
@@ -224,5 +231,3 @@ def frame_from_attrs(attrs: Mapping[str, Any]) -> Frame:
             for p in e["per_time"]
         ),
     )
-
-

@@ -76,7 +76,8 @@ class Variable:
         """True where ``values`` of this variable are data (any shape)."""
         if self.nodata is None:
             return np.ones(values.shape, bool)
-        return ~np.isnan(values) if self.nodata != self.nodata else values != self.nodata
+        data: npt.NDArray[np.bool_] = ~np.isnan(values) if self.nodata != self.nodata else np.asarray(values != self.nodata)
+        return data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,8 @@ class Frame:
         a = self.geobox.affine
         if a.b or a.d:
             raise CubeError(f"The grid is rotated or sheared ({tuple(a)[:6]}); cubes need axis-aligned pixels: reproject first.")
-        return a.f + a.e * (np.arange(ny) + 0.5), a.c + a.a * (np.arange(nx) + 0.5)
+        rows, columns = np.arange(ny, dtype=np.float64) + 0.5, np.arange(nx, dtype=np.float64) + 0.5
+        return np.asarray(a.f + a.e * rows, np.float64), np.asarray(a.c + a.a * columns, np.float64)
 
     @property
     def time(self) -> npt.NDArray[np.datetime64]:

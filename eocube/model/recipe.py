@@ -17,7 +17,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -158,7 +158,7 @@ class Recipe(str):
     binding: Binding
     fingerprint: str | None
 
-    def __new__(cls, node: Node, binding: Binding, fingerprint: str | None = None) -> Recipe:
+    def __new__(cls, node: Node, binding: Binding, fingerprint: str | None = None) -> Self:
         """Render ``node`` as public JSON and keep the rest."""
         self = super().__new__(cls, public_json(node))
         self.node, self.binding, self.fingerprint = node, binding, fingerprint
@@ -197,7 +197,8 @@ def _flatten(node: Node, inputs: dict[str, Node], names: dict[str, str], steps: 
     if text not in names:
         inner = _flatten(node["in"], inputs, names, steps)
         args = {
-            k: {"cube": _flatten(v["cube"], inputs, names, steps)} if is_cube_arg(v) else v for k, v in sorted(node["args"].items())
+            k: {"cube": _flatten(v["cube"], inputs, names, steps)} if is_cube_arg(v) else v
+            for k, v in sorted(node["args"].items())
         }
         names[text] = f"s{len(steps)}"
         steps.append({"id": names[text], "step": node["step"], "rev": node["rev"], "in": inner, "args": args})
@@ -377,9 +378,7 @@ def frame_of(node: Node, binding: Binding, memo: Frames | None = None) -> Frame:
             memo[id(node)] = binding.sources[node["source"]].frame()
         else:
             inner = frame_of(node["in"], binding, memo)
-            args = {
-                k: frame_of(v["cube"], binding, memo) if is_cube_arg(v) else replay_value(v) for k, v in node["args"].items()
-            }
+            args = {k: frame_of(v["cube"], binding, memo) if is_cube_arg(v) else replay_value(v) for k, v in node["args"].items()}
             memo[id(node)] = binding.steps[node["step"]].frame(inner, **args)
     return memo[id(node)]
 

@@ -1,0 +1,580 @@
+"""The STAC corpus: items → sites, products, time steps, and a source that reads them on one grid."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from eocube.corpora.sentinel2_offset import OFFSET, SCALE, SHIFT, dn_shift_of
+from eocube.corpora.stac_items import BandOfFile, JsonItem, bands_of_item, is_sentinel2, read_items, tile_name, time_ms
+from eocube.errors import AssetReadError, CatalogError, GridError, RadiometryError, UnknownNameError
+from eocube.io.rasters import RasterioReader, Reader
+from eocube.kernels.radiometry import shift_dn
+from eocube.model.bands import SCL_CLASSES, Band
+from eocube.model.frame import Frame, PerTime, Variable
+from eocube.model.hashing import digest
+from eocube.model.recipe import Arrays, Cost, Node, OnError
+from eocube.model.scene import Asset, Scene, Site
+from eocube.model.window import Window
+
+_DAY_MS = 86_400_000
+_DEFAULT_BLOCK = (512, 512)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StacOptions:
+    """What changes the pixels of a cube, beside its items: part of its recipe."""
+
+    resampling: str = "nearest"
+    """For files that do not lie on the cube's grid: nearest, bilinear, cubic, average … (GDAL's names). Classes: nearest."""
+
+    mosaic: str = "solar_day"
+    """``solar_day``: items of one local day are one date, the first with data wins; ``none``: every item is a date."""
+
+    dn_offset: int | None = None
+    """Override for Sentinel-2 whose metadata does not tell: what the files hold, 0 or -1000 DN."""
+
+
+class Described(NamedTuple):
+    """An item with its bands."""
+
+    item: JsonItem
+    bands: tuple[BandOfFile, ...]
+
+
+class StacSource:
+    """Time steps of scenes, read on one grid. See :class:`eocube.model.recipe.Source`."""
+
+    def __init__(self, frame: Frame, steps: Sequence[tuple[Scene, ...]], options: StacOptions, reader: Reader | None = None):
+        self._frame, self._steps, self._options = frame, tuple(steps), options
+        self._reader = reader or RasterioReader()
+
+    @cached_property
+    def node(self) -> Node:
+        """The source's entry in a recipe."""
+        data = self._frame.data
+        return {
+            "source": self.token(),
+            "kind": "stac",
+            "bands": list(self._frame.band_names),
+            "masks": [v.name for v in self._frame.masks],
+            "scale": data.scale,
+            "offset": data.offset,
+            "nodata": data.nodata,
+            "resampling": self._options.resampling,
+            "mosaic": self._options.mosaic,
+        }
+
+    def frame(self) -> Frame:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self._frame
+
+    @cached_property
+    def block_yx(self) -> tuple[int, int]:
+        """See :class:`eocube.model.recipe.Source`: the block of the first file, read from its header."""
+        first = next((a for step in self._steps for s in step for a in s.assets.values()), None)
+        if first is None:
+            return _DEFAULT_BLOCK
+        try:
+            return self._reader.describe(first.href).block_yx
+        except AssetReadError:
+            return _DEFAULT_BLOCK
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: self.__dict__[k] for k in ("_frame", "_steps", "_options", "_reader")}
+
+    @cached_property
+    def _token(self) -> str:
+        steps = [
+            [[s.item_id, s.time_ms, {k: [a.href, a.key, a.bidx, a.dn_shift] for k, a in s.assets.items()}] for s in g]
+            for g in self._steps
+        ]
+        grid = [str(self._frame.geobox.crs), list(self._frame.geobox.affine)[:6], list(self._frame.shape_yx)]
+        return digest([steps, grid, [v.name for v in self._frame.variables], list(self._frame.band_names), repr(self._options)])
+
+    def token(self) -> str:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self._token
+
+    def ids(self, window: Window) -> list[list[Any]]:
+        """See :class:`eocube.model.recipe.Source`."""
+        return [scene.identity for t in window.times for scene in self._steps[t]]
+
+    def assets(self) -> list[dict[str, Any]]:
+        """See :class:`eocube.model.recipe.Source`."""
+        return [
+            {"item_id": s.item_id, "time": s.time_ms, "asset": a.key, "href": a.href, "dn_shift": a.dn_shift}
+            for step in self._steps
+            for s in step
+            for a in s.assets.values()
+        ]
+
+    def cost(self, window: Window) -> Cost:
+        """See :class:`eocube.model.recipe.Source`: whole blocks of every file; one request a block and one a header."""
+        by, bx = self.block_yx
+        y, x = window.y, window.x
+        blocks = (-(-y[1] // by) - y[0] // by) * (-(-x[1] // bx) - x[0] // bx)
+        height, width = window.shape_yx
+        cost = Cost(0, 0, 0)
+        for t in window.times:
+            for scene in self._steps[t]:
+                for name in scene.assets:
+                    size = np.dtype(
+                        self._frame.data.dtype if name in self._frame.band_names else self._frame.variable(name).dtype
+                    ).itemsize
+                    cost += Cost(1 + blocks, min(blocks * by * bx, math.prod(self._frame.shape_yx)) * size, height * width * size)
+        return cost
+
+    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
+        """See :class:`eocube.model.recipe.Source`."""
+        box = self._frame.geobox[slice(*window.y), slice(*window.x)]
+        out: Arrays = {}
+        for v in self._frame.variables:
+            if names is not None and v.name not in names:
+                continue
+            layers = self._frame.band_names if v.banded else (v.name,)
+            pixels = np.empty((len(window.times), len(layers), *window.shape_yx), v.dtype)
+            for i, t in enumerate(window.times):
+                self._read_step(self._steps[t], layers, box, v, pixels[i], on_error)
+            out[v.name] = pixels if v.banded else pixels[:, 0]
+        return out
+
+    def _read_step(
+        self,
+        step: tuple[Scene, ...],
+        layers: tuple[str, ...],
+        box: GeoBox,
+        v: Variable,
+        out: npt.NDArray[Any],
+        on_error: OnError | None,
+    ) -> None:
+        """One date of some layers: the first scene with data wins, pixel by pixel."""
+        out[:] = v.fill
+        for n, scene in enumerate(step):
+            open_px = out == v.fill
+            if n and not open_px.any():
+                return
+            for rows, pixels in self._read_scene(scene, layers, box, v, on_error):
+                for row, values in zip(rows, pixels, strict=True):
+                    np.copyto(out[row], values, where=open_px[row])
+
+    def _read_scene(
+        self, scene: Scene, layers: tuple[str, ...], box: GeoBox, v: Variable, on_error: OnError | None
+    ) -> Iterable[tuple[list[int], npt.NDArray[Any]]]:
+        """(layer rows, their pixels) file by file, each opened once."""
+        files: dict[str, list[int]] = {}
+        for row, name in enumerate(layers):
+            asset = scene.assets.get(name)
+            if asset is None:
+                _fail(
+                    AssetReadError(
+                        "(no href)", scene.item_id, name, f"the item has no asset for {name!r}; it has {sorted(scene.assets)}"
+                    ),
+                    on_error,
+                )
+            else:
+                files.setdefault(asset.href, []).append(row)
+        for rows in files.values():
+            assets = [scene.assets[layers[r]] for r in rows]
+            try:
+                resampling = self._options.resampling if v.banded else "nearest"
+                pixels = self._reader.read(assets, box, item_id=scene.item_id, resampling=resampling)
+            except AssetReadError as e:
+                _fail(e, on_error)
+                continue
+            if assets[0].dn_shift:
+                pixels = shift_dn(pixels, shift=assets[0].dn_shift, nodata=int(v.fill))
+            yield rows, pixels
+
+
+def _fail(error: AssetReadError, on_error: OnError | None) -> None:
+    if on_error is None:
+        raise error
+    on_error(error)
+
+
+# ------------------------------------------------------------------------------------------------ building a source
+
+
+def build_source(
+    items: Sequence[JsonItem],
+    *,
+    bands: Sequence[str] | None = None,
+    geobox: GeoBox | None = None,
+    options: StacOptions | None = None,
+    reader: Reader | None = None,
+) -> StacSource:
+    """A source over items.
+
+    Parameters
+    ----------
+    items
+        As :func:`eocube.corpora.stac_items.read_items` gives them.
+    bands
+        Common names, sensor names (``B04``) or asset keys, in the order wanted; None: every band of the grid's pixel size. The
+        scene classification ``scl`` comes along where the items have it.
+    geobox
+        The grid; None: the items' own, which must then be one.
+    options
+        See :class:`StacOptions`.
+    """
+    options = options or StacOptions()
+    described = [Described(i, tuple(bands_of_item(i))) for i in sorted(items, key=lambda i: (time_ms(i), i["id"]))]
+    described = [Described(d.item, tuple(_with_grid(b, reader) for b in d.bands)) for d in described]
+    box = geobox if geobox is not None else native_grid(described, bands)
+    chosen = _choose_bands(described, bands, box, native=geobox is None)
+    scl = any(b.is_scl for d in described for b in d.bands)
+    scenes = [_scene(d, chosen, box, scl=scl, options=options) for d in described]
+    steps = _time_steps(scenes, box) if options.mosaic == "solar_day" else [(s,) for s in scenes]
+    return StacSource(_frame(described, steps, chosen, box, scl=scl), steps, options, reader)
+
+
+def _with_grid(band: BandOfFile, reader: Reader | None) -> BandOfFile:
+    """Fill in what the metadata leaves out from the file's header."""
+    if band.geobox is not None and band.dtype is not None:
+        return band
+    info = (reader or RasterioReader()).describe(band.href)
+    if band.bidx > len(info.dtypes):
+        raise CatalogError(f"Asset {band.key!r} declares band {band.bidx}, but {band.href} has {len(info.dtypes)}.")
+    return band._replace(
+        geobox=band.geobox or info.geobox,
+        dtype=band.dtype or info.dtypes[band.bidx - 1],
+        nodata=band.nodata if band.nodata is not None else info.nodata,
+    )
+
+
+def native_grid(described: Sequence[Described], bands: Sequence[str] | None) -> GeoBox:
+    """The one grid of the finest of the asked bands; GridError where the items lie on several."""
+    asked = [
+        b for d in described for b in d.bands if not b.is_scl and b.geobox is not None and (bands is None or _matches(b, bands))
+    ]
+    if not asked:
+        raise _no_band(bands, described)
+    finest = min(pixel_size(b.geobox) for b in asked if b.geobox is not None)
+    grids = {grid_key(b.geobox): b.geobox for b in asked if b.geobox is not None and math.isclose(pixel_size(b.geobox), finest)}
+    if len(grids) > 1:
+        listed = "; ".join(sorted(f"{k[0]} {k[1]} shape {k[2]}" for k in grids)[:4])
+        raise GridError(
+            f"The items lie on {len(grids)} grids ({listed} …). Pass geobox= or bbox= with crs= and resolution=, "
+            "or convert tile by tile."
+        )
+    return next(iter(grids.values()))
+
+
+def grid_key(box: GeoBox) -> tuple[str, tuple[float, ...], tuple[int, int]]:
+    """Equal for equal grids."""
+    return str(box.crs), tuple(round(float(v), 9) for v in list(box.affine)[:6]), (int(box.shape[0]), int(box.shape[1]))
+
+
+def pixel_size(box: GeoBox) -> float:
+    """Pixel width in CRS units."""
+    return abs(float(box.affine.a))
+
+
+def _matches(b: BandOfFile, asked: Sequence[str]) -> bool:
+    return bool({b.band.name, b.band.eo_name, b.key} & set(asked))
+
+
+def _no_band(bands: Sequence[str] | None, described: Sequence[Described]) -> Exception:
+    known = sorted({b.band.name for d in described for b in d.bands})
+    if bands is None:
+        return CatalogError(f"None of the {len(described)} items has a raster asset (GeoTIFF, COG or JP2 by type or file name).")
+    return UnknownNameError("band", list(bands), known, f"{len(described)} items")
+
+
+def _choose_bands(described: Sequence[Described], bands: Sequence[str] | None, box: GeoBox, *, native: bool) -> dict[str, Band]:
+    """Band name → Band, in the order asked for, else in the order of the first item."""
+    if bands is None:
+        fits = [
+            b
+            for d in described
+            for b in d.bands
+            if b.geobox is not None and not b.is_scl and (not native or math.isclose(pixel_size(b.geobox), pixel_size(box)))
+        ]
+        if not fits:
+            raise _no_band(bands, described)
+        return {b.band.name: b.band for b in fits}
+    chosen: dict[str, Band] = {}
+    for name in bands:
+        band = next((b.band for d in described for b in d.bands if not b.is_scl and _matches(b, [name])), None)
+        if band is None:
+            raise UnknownNameError(
+                "band", name, sorted({b.band.name for d in described for b in d.bands if not b.is_scl}), f"{len(described)} items"
+            )
+        if band.name in chosen:
+            raise CatalogError(f"Band {band.name!r} is asked for twice, the second time as {name!r}.")
+        chosen[band.name] = band
+    return chosen
+
+
+def _best_file(candidates: Sequence[BandOfFile], box: GeoBox) -> BandOfFile | None:
+    """Of several files with one band, the one on the grid, else the coarsest that is not coarser, else the finest."""
+
+    def rank(b: BandOfFile) -> tuple[bool, bool, float]:
+        size, want = pixel_size(b.geobox), pixel_size(box)  # type: ignore[arg-type]
+        aligned = b.geobox is not None and b.geobox.crs == box.crs and math.isclose(size, want)
+        coarser = size > want * 1.001
+        return not aligned, coarser, size if coarser else -size
+
+    return min(candidates, key=rank, default=None)
+
+
+def _scene(d: Described, chosen: Mapping[str, Band], box: GeoBox, *, scl: bool, options: StacOptions) -> Scene:
+    sentinel2 = is_sentinel2(d.item)
+    assets: dict[str, Asset] = {}
+    for name in chosen:
+        b = _best_file([b for b in d.bands if not b.is_scl and b.band.name == name], box)
+        if b is not None:
+            assets[name] = _asset(b, _shift(d.item, b, options) if sentinel2 and _is_integer(b.dtype) else 0)
+    if scl:
+        b = _best_file([b for b in d.bands if b.is_scl], box)
+        if b is not None:
+            assets["scl"] = _asset(b._replace(scale=None, offset=None), 0)
+    p = d.item["properties"]
+    kept = {"cloud_cover": p.get("eo:cloud_cover"), "baseline": p.get("s2:processing_baseline"), "platform": p.get("platform")}
+    return Scene(item_id=d.item["id"], time_ms=time_ms(d.item), assets=assets, properties=kept)
+
+
+def _asset(b: BandOfFile, shift: int) -> Asset:
+    return Asset(
+        href=b.href,
+        key=b.key,
+        bidx=b.bidx,
+        geobox=b.geobox,
+        dtype=b.dtype,
+        nodata=b.nodata,
+        scale=b.scale,
+        offset=b.offset,
+        dn_shift=shift,
+    )
+
+
+def _shift(item: JsonItem, b: BandOfFile, options: StacOptions) -> int:
+    if options.dn_offset is None:
+        return dn_shift_of(item, key=b.key, scale=b.scale, offset=b.offset)
+    if options.dn_offset not in (0, -SHIFT):
+        raise RadiometryError(f"dn_offset is {options.dn_offset}; Sentinel-2 files hold 0 or -1000.")
+    return SHIFT + options.dn_offset
+
+
+def _is_integer(dtype: str | None) -> bool:
+    return dtype is not None and np.dtype(dtype).kind in "iu"
+
+
+def _time_steps(scenes: Sequence[Scene], box: GeoBox) -> list[tuple[Scene, ...]]:
+    """Scenes of one solar day (UTC shifted by the grid's longitude) as one date, ordered by time and id."""
+    lon = float(box.geographic_extent.centroid.coords[0][0])
+    shift_ms = round(lon / 360 * _DAY_MS)
+    days: dict[int, list[Scene]] = {}
+    for s in sorted(scenes, key=lambda s: (s.time_ms, s.item_id)):
+        days.setdefault((s.time_ms + shift_ms) // _DAY_MS, []).append(s)
+    return [tuple(days[d]) for d in sorted(days)]
+
+
+def _frame(
+    described: Sequence[Described], steps: Sequence[tuple[Scene, ...]], chosen: Mapping[str, Band], box: GeoBox, *, scl: bool
+) -> Frame:
+    scenes = [s for step in steps for s in step]
+    used = [s.assets[n] for s in scenes for n in chosen if n in s.assets]
+    dtype = _one("dtype", {a.dtype for a in used})
+    nodata = _one("nodata", {a.nodata for a in used})
+    shifted = all(is_sentinel2(d.item) for d in described) and _is_integer(dtype)
+    if not shifted and any(is_sentinel2(d.item) for d in described):
+        raise RadiometryError(
+            "The items mix Sentinel-2 with other sensors; one cube has one scale and offset. Make a cube for each."
+        )
+    scale = SCALE if shifted else _one("scale", {a.scale for a in used})
+    offset = OFFSET if shifted else _one("offset", {a.offset for a in used})
+    if shifted and nodata is None:
+        nodata = 0
+    data = Variable(
+        name="data",
+        dtype=str(dtype),
+        banded=True,
+        nodata=_plain(nodata, str(dtype)),
+        scale=scale,
+        offset=None if scale is None else offset or 0.0,
+    )
+    variables = [
+        data,
+        *(
+            [Variable(name="scl", dtype="uint8", flags=SCL_CLASSES, attrs=(("long_name", "Sentinel-2 scene classification"),))]
+            if scl
+            else []
+        ),
+    ]
+    return Frame(
+        geobox=box,
+        time_ms=tuple(step[0].time_ms for step in steps),
+        bands=tuple(chosen.values()),
+        variables=tuple(variables),
+        per_time=_per_time(steps, shifted=shifted),
+    )
+
+
+def _one(what: str, values: set[Any]) -> Any:
+    if len(values) > 1:
+        raise RadiometryError(
+            f"The assets have {what} {sorted(map(str, values))}; one cube has one {what}. Choose bands that agree."
+        )
+    return next(iter(values), None)
+
+
+def _plain(nodata: float | None, dtype: str) -> int | float | None:
+    if nodata is None:
+        return None
+    return int(nodata) if np.dtype(dtype).kind in "iu" else float(nodata)
+
+
+def _per_time(steps: Sequence[tuple[Scene, ...]], *, shifted: bool) -> tuple[PerTime, ...]:
+    out = [PerTime(name="item_id", dtype="str", values=tuple(" ".join(s.item_id for s in g) for g in steps))]
+    if any(s.properties["cloud_cover"] is not None for g in steps for s in g):
+        cover = tuple(_mean([s.properties["cloud_cover"] for s in g]) for g in steps)
+        out.append(PerTime(name="cloud_cover", dtype="float32", values=cover, attrs=(("units", "percent"),)))
+    if shifted:
+        shifts = tuple(max(a.dn_shift for s in g for a in s.assets.values()) for g in steps)
+        note = (("long_name", "added to the provider's digital numbers, so that one offset holds"),)
+        out.append(PerTime(name="dn_shift", dtype="int16", values=shifts, attrs=note))
+    texts = [n for n in ("baseline", "platform") if any(s.properties[n] for g in steps for s in g)]
+    out += [PerTime(name=n, dtype="str", values=tuple(str(g[0].properties[n] or "") for g in steps)) for n in texts]
+    return tuple(out)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Plain mean of what is stated; -1 where nothing is (JSON has no NaN)."""
+    stated = [float(v) for v in values if v is not None]
+    return round(sum(stated) / len(stated), 4) if stated else -1.0
+
+
+# ------------------------------------------------------------------------------------------------ the corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class StacCorpus:
+    """A static catalogue or list of items as a corpus: one site a tile grid, or one area on a given grid."""
+
+    items: tuple[JsonItem, ...] = field(hash=False)
+    bands: tuple[str, ...] | None = None
+    geobox: GeoBox | None = None
+    """One area instead of tiles: everything is put on this grid, product by product at its own pixel size."""
+
+    area: str = "area"
+    """Name of the site when ``geobox`` is given."""
+
+    options: StacOptions = StacOptions()
+    name: str = "stac"
+
+    @classmethod
+    def open(cls, source: Any, **options: Any) -> StacCorpus:
+        """Read the items of a catalogue (path, URL, dictionary, pystac object)."""
+        return cls(items=tuple(read_items(source)), **options)
+
+    @cached_property
+    def _described(self) -> tuple[Described, ...]:
+        return tuple(Described(i, tuple(_with_grid(b, None) for b in bands_of_item(i))) for i in self.items)
+
+    @property
+    def attributions(self) -> tuple[str, ...]:
+        """Attribution that the items ask for."""
+        if any(is_sentinel2(i) for i in self.items):
+            years = sorted(dt.datetime.fromtimestamp(time_ms(i) / 1000, dt.UTC).year for i in self.items)
+            return (f"Contains modified Copernicus Sentinel data {years[0]}-{years[-1]}",)
+        return ()
+
+    @property
+    def license(self) -> str | None:
+        """Licence that the items state."""
+        stated = {str(i["properties"]["license"]) for i in self.items if i["properties"].get("license")}
+        return ", ".join(sorted(stated)) or None
+
+    @cached_property
+    def _tiles(self) -> dict[str, list[Described]]:
+        """Site name → items whose finest grid has that tile."""
+        tiles: dict[str, list[Described]] = {}
+        for d in self._described:
+            grids = [b.geobox for b in d.bands if b.geobox is not None and not b.is_scl]
+            if not grids:
+                raise _no_band(None, [d])
+            tiles.setdefault(site_name(d.item, min(grids, key=pixel_size)), []).append(d)
+        return tiles
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """See :class:`eocube.corpora.protocol.Corpus`."""
+        if self.geobox is not None:
+            return (Site(name=slug(self.area), geobox=self.geobox, products=self._products(self._described)),)
+        found = []
+        for name, members in sorted(self._tiles.items()):
+            finest = min((b.geobox for d in members for b in d.bands if b.geobox is not None and not b.is_scl), key=pixel_size)
+            found.append(Site(name=name, geobox=finest, products=self._products(members)))
+        return tuple(found)
+
+    def _products(self, members: Sequence[Described]) -> tuple[str, ...]:
+        wanted = [b for d in members for b in d.bands if not b.is_scl and (self.bands is None or _matches(b, self.bands))]
+        if not wanted:
+            raise _no_band(self.bands, members)
+        sizes = {product_name(b.geobox): pixel_size(b.geobox) for b in wanted if b.geobox is not None}
+        return tuple(sorted(sizes, key=lambda p: sizes[p]))
+
+    def source(self, site: str, product: str) -> tuple[StacSource, Node]:
+        """See :class:`eocube.corpora.protocol.Corpus`."""
+        place = next((s for s in self.sites if s.name == site), None)
+        if place is None:
+            raise UnknownNameError("site", site, [s.name for s in self.sites], "this catalogue")
+        if product not in place.products:
+            raise UnknownNameError("product", product, place.products, f"site {site!r}")
+        members = list(self._described) if self.geobox is not None else self._tiles[site]
+        kept = [
+            Described(
+                d.item, tuple(b for b in d.bands if b.geobox is not None and (b.is_scl or product_name(b.geobox) == product))
+            )
+            for d in members
+        ]
+        kept = [d for d in kept if any(not b.is_scl for b in d.bands)]
+        names = None if self.bands is None else [n for n in self.bands if any(_matches(b, [n]) for d in kept for b in d.bands)]
+        box = None if self.geobox is None else _at_pixel_size(self.geobox, kept, product)
+        source = build_source([_item_of(d) for d in kept], bands=names, geobox=box, options=self.options)
+        return source, source.node
+
+
+def _item_of(d: Described) -> JsonItem:
+    keys = {b.key for b in d.bands}
+    return {**d.item, "assets": {k: a for k, a in d.item["assets"].items() if k in keys}}
+
+
+def _at_pixel_size(area: GeoBox, members: Sequence[Described], product: str) -> GeoBox:
+    """The area's grid at a product's own pixel size, same corner and CRS units; the area's own where units differ."""
+    native = next(b.geobox for d in members for b in d.bands if b.geobox is not None and product_name(b.geobox) == product)
+    if native.crs is None or area.crs is None or native.crs.geographic != area.crs.geographic:
+        return area
+    return area.zoom_to(resolution=pixel_size(native))
+
+
+def site_name(item: JsonItem, finest: GeoBox) -> str:
+    """MGRS tile, or CRS and corner of the tile grid, as a slug."""
+    tile = tile_name(item)
+    if tile:
+        return slug(tile)
+    a = finest.affine
+    digits = 6 if finest.crs is not None and finest.crs.geographic else 0
+    return slug(f"{str(finest.crs).replace(':', '')}_{a.c:.{digits}f}_{a.f:.{digits}f}")
+
+
+def product_name(box: GeoBox) -> str:
+    """Pixel size as a product name: ``10m``, ``0.0001deg``."""
+    unit = "deg" if box.crs is not None and box.crs.geographic else "m"
+    return slug(f"{pixel_size(box):g}{unit}")
+
+
+def slug(text: str) -> str:
+    """``[A-Za-z0-9_.-]`` only; whatever else becomes ``-``."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.") or "x"

@@ -1,0 +1,191 @@
+"""Raster files by windows, through rasterio (GDAL).
+
+One dataset handle a read: handles are not shared between threads. GDAL's own retries do nothing under threads (GDAL#12426), so
+failed reads are tried again here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from eocube.errors import AssetReadError, GridError, MissingDependencyError
+from eocube.model.scene import Asset
+
+GDAL_OPTIONS: dict[str, Any] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MULTIRANGE": "YES",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_TIMEOUT": 60,
+    "GDAL_NUM_THREADS": 1,
+    "VSI_CACHE": False,
+}
+_ALIGNED_PX = 1e-3
+_REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "/vsi")
+
+
+class Reader(Protocol):
+    """Pixels of some bands of one file on a grid."""
+
+    def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
+        """Bands of one file on ``geobox``, (asset, y, x) in the file's dtype, nodata (else 0) outside it.
+
+        ``assets`` share one href. Reading a part of a grid gives the same pixels as that part of reading the whole grid.
+        AssetReadError where the file is missing, damaged or not what its metadata says.
+        """
+
+    def describe(self, href: str) -> RasterInfo:
+        """Grid, dtypes, nodata and block of a file, from its header."""
+
+
+class RasterInfo(NamedTuple):
+    """What a file's header says."""
+
+    geobox: GeoBox
+    dtypes: tuple[str, ...]
+    nodata: float | None
+    block_yx: tuple[int, int]
+
+
+class RasterioReader:
+    """Everything that GDAL reads, reprojecting where grids differ."""
+
+    def __init__(self, *, retries: int = 3, backoff_s: float = 0.5):
+        self.retries, self.backoff_s = retries, backoff_s
+
+    def describe(self, href: str) -> RasterInfo:
+        """See :class:`Reader`."""
+        rasterio = _rasterio()
+        try:
+            with rasterio.Env(**GDAL_OPTIONS), rasterio.open(href) as src:
+                return _info(src)
+        except rasterio.errors.RasterioError as e:
+            raise AssetReadError(href, "", "header", str(e)) from e
+
+    def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
+        """See :class:`Reader`."""
+        rasterio = _rasterio()
+        first = assets[0]
+        tries = self.retries if first.href.startswith(_REMOTE) else 1
+        for n in range(tries):
+            try:
+                with rasterio.Env(**GDAL_OPTIONS), rasterio.open(first.href) as src:
+                    _check(src, first, item_id)
+                    return _read(src, assets, geobox, resampling)
+            except (rasterio.errors.RasterioError, OSError) as e:
+                if isinstance(e, AssetReadError):
+                    raise
+                if n + 1 == tries:
+                    raise AssetReadError(first.href, item_id, first.key, str(e) or type(e).__name__) from e
+                time.sleep(self.backoff_s * 2**n)
+        raise AssertionError  # the loop returns or raises
+
+
+def _rasterio() -> Any:
+    try:
+        import rasterio
+        import rasterio.errors
+    except ImportError as e:
+        raise MissingDependencyError("Reading raster files", "rasterio", "build") from e
+    return rasterio
+
+
+def _info(src: Any) -> RasterInfo:
+    from affine import Affine
+
+    a = src.transform
+    box = GeoBox((src.height, src.width), Affine(*list(a)[:6]), None if src.crs is None else src.crs.to_wkt())
+    nodata = None if src.nodata is None else float(src.nodata)
+    height, width = src.block_shapes[0]
+    return RasterInfo(box, tuple(src.dtypes), nodata, (int(height), int(width)))
+
+
+def _check(src: Any, asset: Asset, item_id: str) -> None:
+    """The file must be what its metadata says: band count, dtype, grid."""
+    if asset.bidx > src.count:
+        raise AssetReadError(asset.href, item_id, asset.key, f"band {asset.bidx} asked, the file has {src.count}")
+    found = src.dtypes[asset.bidx - 1]
+    if asset.dtype is not None and found != asset.dtype:
+        raise AssetReadError(asset.href, item_id, asset.key, f"its metadata says {asset.dtype}, the file holds {found}")
+    if asset.geobox is None:
+        return
+    declared, info = asset.geobox, _info(src)
+    if tuple(declared.shape) != tuple(info.geobox.shape) or not np.allclose(
+        list(declared.affine)[:6], list(info.geobox.affine)[:6], rtol=0, atol=abs(declared.affine.a) * _ALIGNED_PX
+    ):
+        raise AssetReadError(
+            asset.href,
+            item_id,
+            asset.key,
+            f"its metadata says grid {tuple(declared.shape)} {list(declared.affine)[:6]}, the file has "
+            f"{tuple(info.geobox.shape)} {list(info.geobox.affine)[:6]}",
+        )
+    if declared.crs is not None and info.geobox.crs is not None and declared.crs != info.geobox.crs:
+        raise AssetReadError(asset.href, item_id, asset.key, f"its metadata says {declared.crs}, the file has another CRS")
+
+
+def _read(src: Any, assets: Sequence[Asset], geobox: GeoBox, resampling: str) -> npt.NDArray[Any]:
+    bands = [a.bidx for a in assets]
+    fill = assets[0].nodata if assets[0].nodata is not None else src.nodata
+    origin = aligned_origin(_info(src).geobox, geobox)
+    if origin is None:
+        return _warp(src, bands, geobox, resampling, fill)
+    return _window(src, bands, geobox, origin, fill)
+
+
+def _window(src: Any, bands: list[int], geobox: GeoBox, origin: tuple[int, int], fill: float | None) -> npt.NDArray[Any]:
+    from rasterio.windows import Window as RioWindow
+
+    (y0, x0), (ny, nx) = origin, (int(n) for n in geobox.shape)
+    ya, yb, xa, xb = max(0, y0), min(src.height, y0 + ny), max(0, x0), min(src.width, x0 + nx)
+    inside = yb > ya and xb > xa
+    whole: npt.NDArray[Any]
+    if inside and (yb - ya, xb - xa) == (ny, nx):
+        whole = src.read(bands, window=RioWindow(xa, ya, nx, ny))
+        return whole
+    whole = np.full((len(bands), ny, nx), fill or 0, src.dtypes[bands[0] - 1])
+    if inside:
+        whole[:, ya - y0 : yb - y0, xa - x0 : xb - x0] = src.read(bands, window=RioWindow(xa, ya, xb - xa, yb - ya))
+    return whole
+
+
+def _warp(src: Any, bands: list[int], geobox: GeoBox, resampling: str, fill: float | None) -> npt.NDArray[Any]:
+    from rasterio.enums import Resampling
+    from rasterio.vrt import WarpedVRT
+
+    if src.crs is None or geobox.crs is None:
+        raise GridError(f"{src.name} has no CRS and cannot be put on another grid.")
+    height, width = geobox.shape
+    # tolerance=0: the exact transform for every pixel; the approximate one depends on the window it is made for.
+    with WarpedVRT(
+        src,
+        crs=geobox.crs.to_wkt(),
+        transform=geobox.affine,
+        height=int(height),
+        width=int(width),
+        resampling=Resampling[resampling],
+        src_nodata=fill,
+        nodata=fill if fill is not None else 0,
+        tolerance=0,
+        warp_mem_limit=64,
+    ) as vrt:
+        pixels: npt.NDArray[Any] = vrt.read(bands)
+        return pixels
+
+
+def aligned_origin(inner: GeoBox, geobox: GeoBox) -> tuple[int, int] | None:
+    """(y, x) pixel of ``inner`` at the corner of ``geobox`` where both lie on one pixel grid; else None."""
+    a, b = inner.affine, geobox.affine
+    if inner.crs != geobox.crs or (a.b, a.d) != (0, 0) or (b.b, b.d) != (0, 0):
+        return None
+    ny, nx = geobox.shape
+    (x0, y0), (x1, y1) = (~a @ (b @ corner) for corner in ((0.0, 0.0), (float(nx), float(ny))))
+    near = (abs(v - round(v)) < _ALIGNED_PX for v in (x0, y0, x1, y1))
+    if all(near) and (round(x1) - round(x0), round(y1) - round(y0)) == (nx, ny):
+        return round(y0), round(x0)
+    return None

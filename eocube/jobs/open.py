@@ -1,0 +1,295 @@
+"""Opening things: corpora, stores, cubes, STAC items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import xarray as xr
+from odc.geo.geobox import GeoBox
+
+from eocube.corpora.protocol import Corpus
+from eocube.corpora.stac import StacCorpus, StacOptions, build_source, pixel_size
+from eocube.corpora.stac_items import bands_of_item, read_items
+from eocube.errors import GridError, StoreNotFoundError, UnknownNameError
+from eocube.io.blobs import open_blobs
+from eocube.io.cubes import CubeSource, Decode, cube_path
+from eocube.io.index import read_index
+from eocube.io.template import ROOT
+from eocube.lazy.cube import default_chunks, lazy_cube
+from eocube.model.spec import SUMMARY
+
+CORPORA: dict[str, str] = {"stac": "static STAC catalogue, item or ItemCollection of GeoTIFFs (path, URL or object)"}
+
+
+class OpenedCorpus:
+    """A corpus to look at: its sites, products, and any cube of it lazily over the original files."""
+
+    def __init__(self, corpus: Corpus):
+        self.corpus = corpus
+
+    @property
+    def sites(self) -> Any:
+        """A GeoDataFrame, a row a site: name, products, CRS, shape; footprints in OGC:CRS84."""
+        import geopandas as gpd
+
+        rows = [
+            {"site": s.name, "products": list(s.products), "crs": str(s.geobox.crs), "shape": list(map(int, s.geobox.shape))}
+            for s in self.corpus.sites
+        ]
+        return gpd.GeoDataFrame(rows, geometry=[s.geobox.geographic_extent.geom for s in self.corpus.sites], crs="OGC:CRS84")
+
+    @property
+    def products(self) -> tuple[str, ...]:
+        """Every product that a site has, in order of first use."""
+        return tuple(dict.fromkeys(p for s in self.corpus.sites for p in s.products))
+
+    def cube(self, site: str, product: str, *, chunks: Mapping[str, int] | None = None) -> xr.Dataset:
+        """One product at one site, lazily; no pixel is read before it is computed."""
+        source, node = self.corpus.source(site, product)
+        attrs = {"license": self.corpus.license, "attribution": "; ".join(self.corpus.attributions)}
+        cut = chunks or default_chunks(source.block_yx, source.frame())
+        return lazy_cube(source, node, chunks=cut, attrs={k: v for k, v in attrs.items() if v})
+
+    def __repr__(self) -> str:
+        return f"<corpus {self.corpus.name}: {len(self.corpus.sites)} sites, products {', '.join(self.products)}>"
+
+
+def open_corpus(name: str, root: Any, **options: Any) -> OpenedCorpus:
+    """Original files as a corpus.
+
+    Parameters
+    ----------
+    name
+        ``stac``.
+    root
+        Where the files are; for STAC a path, URL, dictionary, list of items or pystac object.
+    options
+        ``bands`` (common names, sensor names or asset keys) and ``geobox`` (one area instead of tiles).
+
+    Raises
+    ------
+    UnknownNameError
+        For a name that is no corpus.
+    """
+    if name != "stac":
+        raise UnknownNameError("corpus", name, CORPORA)
+    return OpenedCorpus(StacCorpus.open(root, **options))
+
+
+def load_stac(
+    items: Any,
+    *,
+    bands: Sequence[str] | None = None,
+    geobox: GeoBox | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    bounds: tuple[float, float, float, float] | None = None,
+    crs: Any = None,
+    resolution: float | None = None,
+    resampling: str = "nearest",
+    mosaic: str = "solar_day",
+    dn_offset: int | None = None,
+    chunks: Mapping[str, int] | None = None,
+) -> xr.Dataset:
+    """STAC items as one lazy cube.
+
+    Parameters
+    ----------
+    items
+        Catalogue path or URL, ItemCollection, item dictionaries, pystac objects, a pystac-client search.
+    bands
+        Common names (``red``), sensor names (``B04``) or asset keys; None: all bands of the finest pixel size.
+    geobox
+        The grid. Else ``bbox`` (west, south, east, north in degrees) or ``bounds`` (left, bottom, right, top in ``crs``) with
+        ``crs`` and ``resolution`` (CRS units; default: the items' own). Without any of them the items' own grid, which must
+        then be one.
+    resampling
+        For files off the grid: nearest, bilinear, cubic, average …; classes are always nearest.
+    mosaic
+        ``solar_day`` joins the items of one local day, the first with data winning; ``none`` keeps every item as a date.
+    dn_offset
+        Only for Sentinel-2 whose metadata does not tell its radiometric offset: 0 or -1000.
+    chunks
+        Dask chunks along time, y, x; default one date by about 1,024 pixels.
+
+    Returns
+    -------
+    Dataset with ``data`` (time, band, y, x) in the files' dtype and, where the items have it, ``scl`` (time, y, x) uint8. Integer
+    Sentinel-2 is always in numbers with offset -1000 (``dn_shift`` says what was added); :func:`eocube.to_reflectance` decodes.
+
+    Raises
+    ------
+    CatalogError, UnknownNameError, GridError, RadiometryError
+        Before any pixel is read.
+    """
+    found = read_items(items)
+    if mosaic not in ("solar_day", "none"):
+        raise UnknownNameError("mosaic", mosaic, ["solar_day", "none"])
+    box = geobox if geobox is not None else _grid(found, bbox, bounds, crs, resolution)
+    options = StacOptions(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
+    source = build_source(found, bands=bands, geobox=box, options=options)
+    return lazy_cube(source, source.node, chunks=chunks or default_chunks(source.block_yx, source.frame()))
+
+
+def _grid(
+    items: Any,
+    bbox: tuple[float, float, float, float] | None,
+    bounds: tuple[float, float, float, float] | None,
+    crs: Any,
+    resolution: float | None,
+) -> GeoBox | None:
+    """The grid that bbox or bounds ask for; None where neither is given."""
+    if bbox is None and bounds is None:
+        if crs is not None or resolution is not None:
+            raise GridError("crs or resolution was given without an area. Pass bbox= (degrees), bounds= (in crs) or geobox=.")
+        return None
+    if bbox is not None and bounds is not None:
+        raise GridError("Both bbox (degrees) and bounds (in crs) were given; pass one.")
+    declared = [b.geobox for i in items for b in bands_of_item(i) if b.geobox is not None and not b.is_scl]
+    if crs is None:
+        if not declared:
+            raise GridError("The items declare no grid; pass crs= and resolution=.")
+        crs = declared[0].crs
+    if resolution is None:
+        same = [b for b in declared if b.crs == GeoBox((1, 1), b.affine, crs).crs]
+        if not same:
+            raise GridError(f"No item lies in {crs}; pass resolution= in its units.")
+        resolution = min(pixel_size(b) for b in same)
+    if bbox is not None:
+        from odc.geo.geom import box as geo_box
+
+        bounds = geo_box(*bbox, crs="EPSG:4326").to_crs(crs).boundingbox.bbox
+    assert bounds is not None  # noqa: S101 - one of the two is given
+    return GeoBox.from_bbox(bounds, crs=crs, resolution=resolution, anchor="edge")
+
+
+def open_cube(
+    url: str,
+    *,
+    decode: Decode = "dn",
+    chunks: str | Mapping[str, int] | None = "shard",
+    storage_options: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """One stored cube, lazily.
+
+    Parameters
+    ----------
+    url
+        ``STORE/cubes/<cube>/<product>``.
+    decode
+        ``dn``: the stored numbers; ``reflectance``: float32 = number × scale + offset, NaN where there is no data. Never float64.
+    chunks
+        ``shard``: a Dask chunk a shard; a mapping of time, y, x; None: NumPy arrays in memory, read now.
+    storage_options
+        For the store.
+
+    Returns
+    -------
+    Dataset: ``data`` (time, band, y, x), masks (time, y, x), CF attributes of scale and nodata as attributes (undecoded).
+    Opening takes one request.
+
+    Raises
+    ------
+    StoreNotFoundError, DamagedStoreError, UnknownNameError
+    """
+    source = CubeSource.open(url, decode=decode, options=storage_options)
+    st, sy, sx = source.spec.shard_tyx
+    if isinstance(chunks, str) and chunks != "shard":
+        raise UnknownNameError("chunks", chunks, ["shard", "a mapping of time, y, x", "None"], "open_cube")
+    cut = chunks if isinstance(chunks, Mapping) else {"time": st, "y": sy, "x": sx}
+    attrs = {k: v for k, v in source.attrs.items() if k in ("license", "attribution", "Conventions")}
+    cube = lazy_cube(source, source.node, chunks=cut, attrs=attrs)
+    return cube if chunks is not None else cube.load()
+
+
+class Store:
+    """A store: its index, and its cubes by site and product."""
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None):
+        self._blobs, self._options = open_blobs(url, storage_options), dict(storage_options or {})
+        self.url = self._blobs.url
+        if self._blobs.get(ROOT) is None:
+            raise StoreNotFoundError(url)
+
+    @property
+    def index(self) -> pa.Table:
+        """A row a site × product, as an Arrow table; footprints are WKB in ``geometry``."""
+        return read_index(self._blobs)
+
+    def sites(
+        self,
+        *,
+        bbox: tuple[float, float, float, float] | None = None,
+        time: tuple[str, str] | None = None,
+        split: str | None = None,
+        product: str | None = None,
+        where: Any = None,
+    ) -> pa.Table:
+        """Index rows that meet every condition.
+
+        Parameters
+        ----------
+        bbox
+            West, south, east, north in degrees: footprints whose box meets it.
+        time
+            First and last date (ISO): cubes with dates in between.
+        split, product
+            That split or product only.
+        where
+            A ``pyarrow.compute`` expression on the index's columns.
+        """
+        table = self.index
+        conditions = [] if where is None else [where]
+        if bbox is not None:
+            west, south, east, north = bbox
+            left, below, right, above = (pc.field(("bbox", k)) for k in ("xmin", "ymin", "xmax", "ymax"))
+            conditions.append((left <= east) & (right >= west) & (below <= north) & (above >= south))
+        if time is not None:
+            import datetime as dt
+
+            first, last = (dt.datetime.fromisoformat(t).replace(tzinfo=dt.UTC) for t in time)
+            kind = pa.timestamp("ms", tz="UTC")
+            conditions.append(
+                (pc.field("first_date") <= pa.scalar(last, kind)) & (pc.field("last_date") >= pa.scalar(first, kind))
+            )
+        conditions += [pc.field(k) == v for k, v in (("split", split), ("product", product)) if v is not None]
+        for condition in conditions:
+            table = table.filter(condition)
+        return table
+
+    def cube(self, site: str, product: str, **options: Any) -> xr.Dataset:
+        """The cube of one site and product; ``options`` as in :func:`open_cube`."""
+        return open_cube(self.cube_url(site, product), storage_options=self._options, **options)
+
+    def cube_url(self, site: str, product: str) -> str:
+        """Address of a cube. UnknownNameError where the index has no such row."""
+        rows = self.index.select(["site", "product", "cube"]).to_pylist()
+        found = next((r for r in rows if (r["site"], r["product"]) == (site, product)), None)
+        if found is None:
+            raise UnknownNameError(
+                "cube", f"{site}/{product}", [f"{r['site']}/{r['product']}" for r in rows[:20]], f"the index of {self.url}"
+            )
+        return f"{self.url}/{cube_path(found['cube'], product)}"
+
+    def clear_summary(self, site: str, product: str) -> xr.DataArray:
+        """Share of clear pixels, percent, (time, y_cell, x_cell) uint8; lazily."""
+        import zarr
+
+        source = CubeSource.open(self.cube_url(site, product), options=self._options)
+        group = zarr.open_group(
+            open_blobs(self.cube_url(site, product), self._options).zarr_store(), mode="r", use_consolidated=True
+        )
+        import dask.array as da
+
+        array = da.from_array(group[SUMMARY], chunks=source.spec.summary_chunk)
+        return xr.DataArray(array, dims=("time", "y_cell", "x_cell"), coords={"time": source.frame().time}, name=SUMMARY)
+
+    def __repr__(self) -> str:
+        return f"<eocube store {self.url}: {self.index.num_rows} cubes>"
+
+
+def open_store(url: str, *, storage_options: Mapping[str, Any] | None = None) -> Store:
+    """A store at a folder or URL. StoreNotFoundError where there is none."""
+    return Store(url, storage_options)

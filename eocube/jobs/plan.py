@@ -1,0 +1,125 @@
+"""Plan: what a run will read and cost, a row a task, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from eocube.exec.drive import CubePlan
+from eocube.exec.region import piece_chunks
+from eocube.model.recipe import Cost, frame_bytes, frame_of, trace, window_bytes
+from eocube.model.spec import Region
+
+SCHEMA = pa.schema(
+    [
+        ("cube", pa.string()),
+        ("product", pa.string()),
+        ("region", pa.string()),
+        ("requests", pa.int64()),
+        ("bytes_fetched", pa.int64()),
+        ("bytes_used", pa.int64()),
+        ("bytes_out", pa.int64()),
+        ("peak_bytes", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """Totals of a plan."""
+
+    tasks: int
+    requests: int
+    bytes_fetched: int
+    """Raw bytes of source blocks to decode; compressed files are smaller."""
+
+    bytes_used: int
+    """Raw bytes of the pixels that are used of them."""
+
+    bytes_out: int
+    """Raw bytes of the pixels written, before compression."""
+
+    peak_bytes: int
+    """Most memory that one task holds."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tasks} tasks, {self.requests} requests, {_mb(self.bytes_fetched)} fetched for "
+            f"{_mb(self.bytes_used)} used (raw), "
+            f"{_mb(self.bytes_out)} written (raw), at most {_mb(self.peak_bytes)} a task"
+        )
+
+
+class Plan:
+    """A stream of task rows with a known count."""
+
+    def __init__(self, cubes: Sequence[CubePlan], *, first: int | None = None):
+        self.cubes, self._first = list(cubes), first
+
+    def __len__(self) -> int:
+        n = sum(c.n_regions for c in self.cubes)
+        return n if self._first is None else min(n, self._first)
+
+    def head(self, n: int) -> Plan:
+        """The first ``n`` tasks as a plan of its own."""
+        return Plan(self.cubes, first=n if self._first is None else min(n, self._first))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row a task, made as it is drawn."""
+        return islice((row for c in self.cubes for row in _rows(c)), self._first)
+
+    def table(self) -> pa.Table:
+        """All rows as an Arrow table."""
+        return pa.Table.from_pylist(list(self.rows()), schema=SCHEMA)
+
+    def summary(self) -> PlanSummary:
+        """Totals; draws every row once."""
+        totals = dict.fromkeys(("requests", "bytes_fetched", "bytes_used", "bytes_out"), 0)
+        tasks = peak = 0
+        for row in self.rows():
+            tasks += 1
+            peak = max(peak, row["peak_bytes"])
+            for k in totals:
+                totals[k] += row[k]
+        return PlanSummary(tasks=tasks, peak_bytes=peak, **totals)
+
+    def __str__(self) -> str:
+        return f"Plan: {self.summary()}"
+
+    __repr__ = __str__
+
+
+def _rows(plan: CubePlan) -> Iterator[dict[str, Any]]:
+    peak: dict[tuple[int, int, int], int] = {}
+    for region in plan.job.spec.regions():
+        window = plan.job.spec.window(region)
+        shape = (len(window.times), *window.shape_yx)
+        if shape not in peak:
+            peak[shape] = peak_bytes(plan, region)
+        cost = Cost(0, 0, 0)
+        for key, inner in trace(plan.job.node, window, plan.job.binding, plan.job.frames):
+            cost += plan.job.binding.sources[key].cost(inner)
+        yield {
+            "cube": plan.job.cube,
+            "product": plan.job.product,
+            "region": str(region),
+            **cost._asdict(),
+            "bytes_out": frame_bytes(frame_of(plan.job.node, plan.job.binding, plan.job.frames), window),
+            "peak_bytes": peak[shape],
+        }
+
+
+def peak_bytes(plan: CubePlan, region: Region) -> int:
+    """Memory of one task: the arrays of one piece, and the region's encoded chunks twice (chunks, then the joined shard)."""
+    job = plan.job
+    piece = next(job.spec.pieces(region, piece_chunks(job, region)))
+    evaluated = window_bytes(job.node, piece.window, job.binding, job.frames)
+    return evaluated + 2 * frame_bytes(job.spec.frame, job.spec.window(region))
+
+
+def _mb(n: int) -> str:
+    return f"{n / 1e6:,.1f} MB"

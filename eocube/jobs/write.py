@@ -1,0 +1,198 @@
+"""write_cube: any cube into a store, resumable; and plans, which say before what that will read and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import xarray as xr
+
+from eocube.errors import CubeError, UnknownNameError, UnrecordedError
+from eocube.exec.claim import CubeMeta
+from eocube.exec.drive import CubePlan, Progress, RunReport, drive
+from eocube.exec.executors import Resource, executing
+from eocube.exec.region import CubeJob, Errors
+from eocube.io.template import cube_template
+from eocube.jobs.plan import Plan
+from eocube.lazy.graph_source import graph_source
+from eocube.model.recipe import Binding, Node, frame_of, input_names, public_json, recipe_of
+from eocube.model.spec import Layout, choose_spec, settings_id
+
+MAX_BYTES = 256 * 1024 * 1024
+"""Default bound of the arrays that one task evaluates at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteSettings:
+    """How cubes are written, beside what they are."""
+
+    layout: Layout = "balanced"
+    """``map``, ``patch``, ``balanced`` or ``series``: a shard holds 1, 4, 16 or 64 dates."""
+
+    errors: Errors = "raise"
+    """``skip``: a file that cannot be read becomes a row of the report."""
+
+    max_bytes: int = MAX_BYTES
+    """Bound of the arrays that one task evaluates at once."""
+
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """For the store."""
+
+
+def write_cube(
+    cube: xr.Dataset | xr.DataArray,
+    store: str,
+    *,
+    site: str = "cube",
+    product: str = "data",
+    layout: Layout = "balanced",
+    executor: Any = None,
+    errors: Errors = "raise",
+    step_id: str | None = None,
+    limit: int | None = None,
+    retry: bool = False,
+    max_bytes: int = MAX_BYTES,
+    storage_options: Mapping[str, Any] | None = None,
+    on_done: Progress | None = None,
+) -> RunReport:
+    """Write a cube into a store; the same call again after anything finishes what is left.
+
+    Parameters
+    ----------
+    cube
+        A cube of eocube, or of a chain of its steps: the chain is replayed window by window, whatever its size. A cube changed
+        by anything else is written from its own Dask graph up to 2,000 chunks, and refused above. A DataArray (time, band, y, x)
+        is taken as ``data``.
+    store
+        Folder or URL of the store; made if absent.
+    site, product
+        The cube goes to ``STORE/cubes/<site>/<product>``; ``[A-Za-z0-9_.-]`` only.
+    layout
+        ``map``, ``patch``, ``balanced`` or ``series``: how many dates a shard holds (1, 4, 16, 64).
+    executor
+        None (active Dask client, else threads), a description for :func:`eocube.connect`, a client, or an Executor.
+    errors
+        ``skip``: a file that cannot be read becomes a row of the report, its pixels nodata and its region unfinished.
+    step_id
+        For an unrecorded cube: a name of your own for what it is, so that a later session may go on with it.
+    limit
+        Write at most that many regions.
+    retry
+        Only regions in which a file failed.
+    max_bytes
+        Bound of the arrays that one task evaluates at once.
+    on_done
+        Called with each finished region.
+
+    Returns
+    -------
+    The run's report; it is also in ``STORE/runs``.
+
+    Raises
+    ------
+    SettingsError, GridError, LateDateError, StalePlanError
+        The store's cube does not fit; nothing was changed.
+    UnrecordedError
+        The cube is too big to be written from its own graph.
+    AssetReadError
+        A file could not be read (``errors="raise"``).
+    """
+    settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
+    plan = plan_cube(cube, store, site=site, product=product, settings=settings, step_id=step_id)
+    return run_plans(store, [plan], executor=executor, limit=limit, retry=retry, storage_options=storage_options, on_done=on_done)
+
+
+def run_plans(
+    store: str,
+    plans: Iterable[CubePlan],
+    *,
+    executor: Any = None,
+    limit: int | None = None,
+    retry: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    store_attrs: dict[str, object] | None = None,
+    resource: Resource = "CPU",
+    on_done: Progress | None = None,
+) -> RunReport:
+    """Run cube plans on an executor."""
+    with executing(executor) as running:
+        return drive(
+            store,
+            plans,
+            running,
+            storage_options=dict(storage_options or {}),
+            store_attrs=store_attrs,
+            limit=limit,
+            retry=retry,
+            resource=resource,
+            on_done=on_done,
+        )
+
+
+def explain(cube: xr.Dataset, *, layout: Layout = "balanced", max_bytes: int = MAX_BYTES) -> Plan:
+    """What writing ``cube`` would read and cost: tasks, requests, bytes fetched, used and written, peak memory of one task.
+
+    Reads no pixels; ``print(explain(cube))`` is the summary, ``.table()`` has a row a task, ``.head(n)`` is the first tasks.
+    """
+    settings = WriteSettings(layout=layout, max_bytes=max_bytes)
+    return Plan([plan_cube(cube, "explained", site="cube", product="data", settings=settings)])
+
+
+def plan_cube(
+    cube: xr.Dataset | xr.DataArray, store: str, *, site: str, product: str, settings: WriteSettings, step_id: str | None = None
+) -> CubePlan:
+    """Decide how a cube is written; nothing is touched. Parameters as in :func:`write_cube`."""
+    if isinstance(cube, xr.DataArray):
+        cube = cube.to_dataset(name="data")
+    if not isinstance(cube, xr.Dataset):
+        raise CubeError(f"write_cube takes an xarray Dataset or DataArray, got {type(cube).__name__}.")
+    try:
+        recipe = recipe_of(cube)
+        node, binding = recipe.node, recipe.binding
+    except UnrecordedError as e:
+        source = graph_source(cube, step_id=step_id, why=str(e))
+        node, binding = source.node, Binding(sources={source.node["source"]: source})
+    licence = {k: cube.attrs[k] for k in ("license", "attribution") if cube.attrs.get(k)}
+    return plan_node(node, binding, store, site=site, product=product, settings=settings, licence=licence)
+
+
+def plan_node(
+    node: Node, binding: Binding, store: str, *, site: str, product: str, settings: WriteSettings, licence: Mapping[str, Any]
+) -> CubePlan:
+    """The plan of one recorded node."""
+    if settings.errors not in ("raise", "skip"):
+        raise UnknownNameError("errors", settings.errors, ["raise", "skip"])
+    for name in (site, product):
+        if not name or set(name) - _SLUG or name.startswith("."):
+            raise CubeError(
+                f"{name!r} cannot name a cube or product: use letters, digits, '_', '.', '-' only, not starting with '.'."
+            )
+    frame = frame_of(node, binding)
+    if not frame.time_ms:
+        raise CubeError("The cube has no date; there is nothing to write.")
+    names = input_names(node)
+    blocks = [binding.sources[k].block_yx for k in names]
+    spec = choose_spec(frame, layout=settings.layout, block_yx=max(blocks, default=(1, 1)))
+    recipe = public_json(node)
+    sid = settings_id(recipe, spec)
+    template = cube_template(spec, cube=site, product=product, recipe=recipe, sid=sid, licence=licence)
+    job = CubeJob(
+        store_url=store,
+        storage_options=settings.storage_options,
+        cube=site,
+        product=product,
+        node=node,
+        binding=binding,
+        spec=spec,
+        sid=sid,
+        input_names=names,
+        errors=settings.errors,
+        max_bytes=settings.max_bytes,
+    )
+    stated = licence.get("license")
+    meta = CubeMeta(cube=site, product=product, template=template)
+    return CubePlan(job=job, meta=meta, site=site, licence=None if stated is None else str(stated))
+
+
+_SLUG = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
