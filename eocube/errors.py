@@ -114,6 +114,20 @@ class DamagedStoreError(EocubeError, ValueError):
     """An object of a store is not what its metadata or marker says."""
 
 
+class FormulaError(EocubeError, ValueError):
+    """A formula holds something else than the arithmetic that formulas may hold."""
+
+    def __init__(self, formula: str, reason: str):
+        self.formula, self.reason = formula, reason
+        super().__init__(
+            f"Formula {formula[:100]!r} cannot be computed: {reason}. "
+            "A formula is made of numbers, band and parameter names, parentheses and + - * / **."
+        )
+
+    def __reduce__(self) -> tuple[type[FormulaError], tuple[str, str]]:
+        return type(self), (self.formula, self.reason)
+
+
 class ModelError(EocubeError, ValueError):
     """A network does not fit the cube, or its files cannot be used."""
 

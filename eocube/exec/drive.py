@@ -12,12 +12,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 from eocube.errors import StalePlanError
 from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
-from eocube.exec.executors import Executor
-from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_region
+from eocube.exec.executors import Executor, Resource
+from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.index import compact, index_row, put_part
 from eocube.io.markers import MarkerName, get_marker, list_markers
@@ -26,6 +27,7 @@ from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
 Progress = Callable[[RegionDone], None]
+Runner = Callable[[CubeJob, tuple[RegionTask, ...]], list[RegionDone]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,8 @@ class RunReport:
     regions_skipped: int = 0
     """Regions that an earlier run had finished."""
 
-    bytes_read: int = 0
-    """Raw bytes of evaluated pixels, halo included."""
+    bytes_evaluated: int = 0
+    """Raw bytes of the pixels made."""
 
     bytes_written: int = 0
     seconds: float = 0.0
@@ -93,7 +95,9 @@ def drive(
     store_attrs: dict[str, object] | None = None,
     limit: int | None = None,
     retry: bool = False,
-    resource: Any = "CPU",
+    resource: Resource = "CPU",
+    run: Runner = run_regions,
+    group: int = 1,
     on_done: Progress | None = None,
 ) -> RunReport:
     """Write cubes into a store; run again after anything, and it goes on where it was.
@@ -106,6 +110,8 @@ def drive(
         Only regions in which an asset failed.
     resource
         ``GPU`` for tasks that run a network.
+    run, group
+        What a task does with up to ``group`` regions of one cube.
     on_done
         Hears of every region as it is finished.
     """
@@ -116,9 +122,9 @@ def drive(
     started = time.perf_counter()
     report = RunReport(run_id=f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", store=blobs.url)
     states: dict[tuple[str, str], _CubeState] = {}
-    stream = _stream(blobs, plans, executor, states, report, limit=limit, retry=retry, resource=resource)
+    stream = _stream(blobs, plans, executor, states, report, _Draw(limit=limit, retry=retry, resource=resource, group=group))
     try:
-        for done in executor.run(run_region, stream, resource=resource):
+        for done in (d for batch in executor.run(run, stream, resource=resource) for d in batch):
             state = states[done.cube, done.product]
             state.pending -= 1
             state.counts[done.region] = done
@@ -137,30 +143,40 @@ def drive(
     return report
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """How tasks are drawn from the plans."""
+
+    limit: int | None
+    retry: bool
+    resource: Resource
+    group: int
+
+
 def _stream(
     blobs: Blobs,
     plans: Iterable[CubePlan],
     executor: Executor,
     states: dict[tuple[str, str], _CubeState],
     report: RunReport,
-    *,
-    limit: int | None,
-    retry: bool,
-    resource: Any,
-) -> Iterator[tuple[Any, RegionTask]]:
+    draw: _Draw,
+) -> Iterator[tuple[Any, tuple[RegionTask, ...]]]:
+    """(shared job, regions) for each task, cube by cube; says of a cube when its last task is drawn."""
     n = 0
     for plan in plans:
         state = _start(blobs, plan)
         states[plan.job.cube, plan.job.product] = state
-        for task in _tasks(blobs, state, report, retry=retry):
-            if limit is not None and n >= limit:
-                report.stopped_at_limit = True
-                return
+        tasks = _tasks(blobs, state, report, retry=draw.retry)
+        while batch := tuple(islice(tasks, draw.group if draw.limit is None else min(draw.group, draw.limit - n))):
             if state.shared is None:
-                state.shared = executor.share(plan.job, resource=resource)
-            n += 1
-            state.pending += 1
-            yield state.shared, task
+                state.shared = executor.share(plan.job, resource=draw.resource)
+            n += len(batch)
+            state.pending += len(batch)
+            yield state.shared, batch
+        if draw.limit is not None and n >= draw.limit:
+            report.stopped_at_limit = next(tasks, None) is not None or report.stopped_at_limit
+            state.exhausted = not report.stopped_at_limit
+            return
         state.exhausted = True
 
 
@@ -218,9 +234,7 @@ def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
     for region in job.spec.regions():
         done = state.counts.get(region)
         if done is not None:
-            ny, nx = job.spec.window(region).shape_yx
-            clear, pixels = clear + done.clear, pixels + ny * nx * len(job.spec.window(region).times)
-            unfinished += bool(done.failed)
+            clear, pixels, unfinished = clear + done.clear, pixels + done.pixels, unfinished + bool(done.failed)
             continue
         known = state.have.get(region, [])
         marker = get_marker(blobs, job.cube, job.product, known[0]) if known else None
@@ -244,7 +258,7 @@ def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
 
 def _note(report: RunReport, done: RegionDone) -> None:
     report.regions_done += 1
-    report.bytes_read += done.bytes_read
+    report.bytes_evaluated += done.bytes_evaluated
     report.bytes_written += done.bytes_written
     where = {"cube": done.cube, "product": done.product, "region": str(done.region)}
     report.failed += [{**where, **row} for row in done.failed]

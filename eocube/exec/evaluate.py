@@ -9,7 +9,7 @@ import xarray as xr
 
 from eocube.errors import StepContractError
 from eocube.exec.labels import crop, labelled
-from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs, replay_value
+from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs
 from eocube.model.window import Window, offset_yx
 
 
@@ -44,7 +44,7 @@ def _run_step(
     declared = run.binding.steps[node["step"]]
     outer, inner = frame_of(node, run.binding, run.frames), frame_of(node["in"], run.binding, run.frames)
     main, others = needs(node, window, run.binding, run.frames, extra_px=extra_px)
-    args = {k: replay_value(v) for k, v in node["args"].items() if not is_cube_arg(v)}
+    args = {k: run.binding.replayed(v) for k, v in node["args"].items() if not is_cube_arg(v)}
     args |= {k: evaluate(need.node, need.window, run, memo) for k, need in others.items()}
     result = declared.fn(evaluate(main.node, main.window, run, memo), **args)
     origin = offset_yx(inner.geobox, outer.geobox, main.window.y[0], main.window.x[0])

@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -84,65 +84,28 @@ class RegionDone:
     product: str
     region: Region
     marker: MarkerName
-    bytes_read: int
-    """Raw bytes of source pixels evaluated, halo included."""
+    bytes_evaluated: int
+    """Raw bytes of the pixels that the task made."""
 
     bytes_written: int
     seconds: float
     valid: int
     clear: int
+    pixels: int
     failed: list[dict[str, str]]
 
 
-def run_region(job: CubeJob, task: RegionTask) -> RegionDone:
-    """Write one region: all its shards, then its marker. Equal tasks give equal bytes whenever and wherever they run."""
-    started = time.perf_counter()
-    blobs = open_blobs(job.store_url, job.storage_options)
-    writer = _RegionWriter(job, task.region)
-    failed: list[dict[str, str]] = []
+def run_regions(job: CubeJob, tasks: tuple[RegionTask, ...]) -> list[RegionDone]:
+    """Write regions one after the other. Equal tasks give equal bytes whenever and wherever they run."""
+    return [_run_region(job, task) for task in tasks]
 
-    def on_error(e: AssetReadError) -> None:
-        row = {"item_id": e.item_id, "asset": e.asset, "href": e.href, "error": e.reason}
-        if row not in failed:
-            failed.append(row)
 
-    run = Evaluation(job.binding, job.frames, on_error if job.errors == "skip" else None)
-    bytes_read = 0
+def _run_region(job: CubeJob, task: RegionTask) -> RegionDone:
+    writer = RegionWriter(job, task)
+    run = Evaluation(job.binding, job.frames, writer.on_error if job.errors == "skip" else None)
     for piece in job.spec.pieces(task.region, piece_chunks(job, task.region)):
-        arrays = _evaluate_arrays(job, piece.window, run)
-        bytes_read += sum(a.nbytes for a in arrays.values())
-        writer.add(piece, arrays)
-    shards = dict(writer.shards())
-    _refuse_stale(blobs, job, task)
-    for key, body in shards.items():
-        if body is not None:
-            blobs.put(key, body)
-        elif task.replaces:
-            blobs.delete(key)
-    kill_hook("after_shard")
-    marker = Marker(
-        key=task.key,
-        shards={k: None if b is None else [len(b), hashlib.sha256(b).hexdigest()] for k, b in shards.items()},
-        pixels=writer.pixels,
-        valid=writer.valid,
-        clear=writer.clear,
-        sources=dict(task.leaves),
-        failed=failed,
-    )
-    name = put_marker(blobs, job.cube, job.product, task.region, marker)
-    delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
-    return RegionDone(
-        cube=job.cube,
-        product=job.product,
-        region=task.region,
-        marker=name,
-        bytes_read=bytes_read,
-        bytes_written=sum(len(b) for b in shards.values() if b is not None),
-        seconds=time.perf_counter() - started,
-        valid=writer.valid,
-        clear=writer.clear,
-        failed=failed,
-    )
+        writer.add(piece, _evaluate_arrays(job, piece.window, run))
+    return writer.finish()
 
 
 def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
@@ -150,16 +113,6 @@ def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
         return job.binding.sources[job.node["source"]].read(window, on_error=run.on_error)
     cube = evaluate(job.node, window, run)
     return {v.name: cube[v.name].values for v in job.spec.frame.variables}
-
-
-def _refuse_stale(blobs: Blobs, job: CubeJob, task: RegionTask) -> None:
-    known = {task.key, *(m.key for m in task.replaces)}
-    for other in list_markers(blobs, job.cube, job.product, task.region):
-        if other.key not in known:
-            raise StalePlanError(
-                f"Region {task.region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan "
-                f"({other.key[:12]}). This run knows less than the store holds and stops; run the newer command."
-            )
 
 
 def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
@@ -173,14 +126,22 @@ def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
         n[axis] = math.ceil(n[axis] / 2)
 
 
-class _RegionWriter:
-    """Encoded chunks and counts of one region, piece by piece."""
+class RegionWriter:
+    """Encoded chunks and counts of one region, piece by piece; at the end its shards and marker."""
 
-    def __init__(self, job: CubeJob, region: Region):
-        self._job, self._spec, self._region = job, job.spec, region
+    def __init__(self, job: CubeJob, task: RegionTask):
+        self._job, self._spec, self._task = job, job.spec, task
+        self._started = time.perf_counter()
         self._chunks: dict[str, dict[tuple[int, ...], bytes]] = {v.name: {} for v in job.spec.frame.variables}
         self._summary = np.zeros(job.spec.summary_chunk, np.uint8)
-        self.pixels = self.valid = self.clear = 0
+        self._failed: list[dict[str, str]] = []
+        self._pixels = self._valid = self._clear = self._bytes_evaluated = 0
+
+    def on_error(self, error: AssetReadError) -> None:
+        """Note an asset that could not be read: the region becomes partial."""
+        row = {"item_id": error.item_id, "asset": error.asset, "href": error.href, "error": error.reason}
+        if row not in self._failed:
+            self._failed.append(row)
 
     def add(self, piece: Piece, arrays: Arrays) -> None:
         """Encode the chunks of one piece, count its valid and clear pixels."""
@@ -189,7 +150,45 @@ class _RegionWriter:
                 body = encode_chunk(values, self._spec.chunk_shape(v), v)
                 if body is not None:
                     self._chunks[v.name][at] = body
+        self._bytes_evaluated += sum(a.nbytes for a in arrays.values())
         self._count(piece, arrays)
+
+    def finish(self) -> RegionDone:
+        """Put the shards, then the marker; StalePlanError where a newer plan was here meanwhile."""
+        job, task = self._job, self._task
+        blobs = open_blobs(job.store_url, job.storage_options)
+        shards = dict(self._shards())
+        _refuse_stale(blobs, job, task)
+        for key, body in shards.items():
+            if body is not None:
+                blobs.put(key, body)
+            elif task.replaces:
+                blobs.delete(key)
+        kill_hook("after_shard")
+        marker = Marker(
+            key=task.key,
+            shards={k: None if b is None else [len(b), hashlib.sha256(b).hexdigest()] for k, b in shards.items()},
+            pixels=self._pixels,
+            valid=self._valid,
+            clear=self._clear,
+            sources=dict(task.leaves),
+            failed=self._failed,
+        )
+        name = put_marker(blobs, job.cube, job.product, task.region, marker)
+        delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
+        return RegionDone(
+            cube=job.cube,
+            product=job.product,
+            region=task.region,
+            marker=name,
+            bytes_evaluated=self._bytes_evaluated,
+            bytes_written=sum(len(b) for b in shards.values() if b is not None),
+            seconds=time.perf_counter() - self._started,
+            valid=self._valid,
+            clear=self._clear,
+            pixels=self._pixels,
+            failed=self._failed,
+        )
 
     def _cut(
         self, piece: Piece, variable: Variable, values: npt.NDArray[Any]
@@ -206,9 +205,9 @@ class _RegionWriter:
         valid = np.asarray(data.valid(arrays["data"]).all(axis=1))
         rule = self._spec.clear_rule
         clear = np.asarray(valid & is_class(arrays["scl"], rule["clear_values"])) if rule["variable"] == "scl" else valid
-        self.pixels += valid.size
-        self.valid += int(valid.sum())
-        self.clear += int(clear.sum())
+        self._pixels += valid.size
+        self._valid += int(valid.sum())
+        self._clear += int(clear.sum())
         cell = self._spec.cell_px
         share = clear_percent(clear, cell)
         t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
@@ -216,10 +215,10 @@ class _RegionWriter:
             t0 : t0 + share.shape[0], y0 // cell : y0 // cell + share.shape[1], x0 // cell : x0 // cell + share.shape[2]
         ] = share
 
-    def shards(self) -> Iterator[tuple[str, bytes | None]]:
+    def _shards(self) -> Iterator[tuple[str, bytes | None]]:
         """(key below the store, bytes or None if empty) of every object of the region."""
         base = cube_path(self._job.cube, self._job.product)
-        t, y, x = self._region
+        t, y, x = self._task.region
         nt, ny, nx = self._spec.chunks_per_shard
         for v in self._spec.frame.variables:
             where = f"{t}/0/{y}/{x}" if v.banded else f"{t}/{y}/{x}"
@@ -238,6 +237,11 @@ def encode_summary(summary: npt.NDArray[np.uint8]) -> bytes | None:
     return body
 
 
-def done_json(done: RegionDone) -> dict[str, Any]:
-    """A task's report as JSON."""
-    return {**asdict(done), "region": str(done.region), "marker": done.marker.key}
+def _refuse_stale(blobs: Blobs, job: CubeJob, task: RegionTask) -> None:
+    known = {task.key, *(m.key for m in task.replaces)}
+    for other in list_markers(blobs, job.cube, job.product, task.region):
+        if other.key not in known:
+            raise StalePlanError(
+                f"Region {task.region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan "
+                f"({other.key[:12]}). This run knows less than the store holds and stops; run the newer command."
+            )

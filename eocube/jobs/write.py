@@ -10,9 +10,9 @@ import xarray as xr
 
 from eocube.errors import CubeError, UnknownNameError, UnrecordedError
 from eocube.exec.claim import CubeMeta
-from eocube.exec.drive import CubePlan, Progress, RunReport, drive
+from eocube.exec.drive import CubePlan, Progress, Runner, RunReport, drive
 from eocube.exec.executors import Resource, executing
-from eocube.exec.region import CubeJob, Errors
+from eocube.exec.region import CubeJob, Errors, run_regions
 from eocube.io.template import cube_template
 from eocube.jobs.plan import Plan
 from eocube.lazy.graph_source import graph_source
@@ -113,6 +113,8 @@ def run_plans(
     storage_options: Mapping[str, Any] | None = None,
     store_attrs: dict[str, object] | None = None,
     resource: Resource = "CPU",
+    run: Runner = run_regions,
+    group: int = 1,
     on_done: Progress | None = None,
 ) -> RunReport:
     """Run cube plans on an executor."""
@@ -126,6 +128,8 @@ def run_plans(
             limit=limit,
             retry=retry,
             resource=resource,
+            run=run,
+            group=group,
             on_done=on_done,
         )
 

@@ -141,13 +141,25 @@ class Binding:
 
     sources: Mapping[str, Source] = field(default_factory=dict)
     steps: Mapping[str, Step] = field(default_factory=dict)
+    resources: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that a recipe names by digest and not by value: networks."""
 
     def merged(self, other: Binding) -> Binding:
         """Both; step names must agree."""
         for name in self.steps.keys() & other.steps.keys():
             if self.steps[name].fn is not other.steps[name].fn:
                 raise StepContractError(f"Two different functions are recorded as step {name!r}; give each its own step_id.")
-        return Binding(sources={**self.sources, **other.sources}, steps={**self.steps, **other.steps})
+        return Binding(
+            sources={**self.sources, **other.sources},
+            steps={**self.steps, **other.steps},
+            resources={**self.resources, **other.resources},
+        )
+
+    def replayed(self, value: Any) -> Any:
+        """A recorded argument that is no cube, as the step takes it."""
+        if isinstance(value, dict) and "resource" in value:
+            return self.resources[value["resource"]]
+        return replay_value(value)
 
 
 class Recipe(str):
@@ -342,7 +354,7 @@ def _run_recorded(declared: Step, cube: Any, args: dict[str, Any]) -> Any:
         return lone
     try:
         node, binding = record_step(declared, cube, args)
-        declared.frame(frame_of(node["in"], binding), **args)  # fail before any graph is built
+        frame_of(node, binding)  # fails before any graph is built
     except UnrecordedError as e:
         return without_recipe(declared.fn(cube, **args), str(e))
     return with_recipe(declared.fn(cube, **args), node, binding)
@@ -358,6 +370,9 @@ def record_step(declared: Step, cube: Any, args: Mapping[str, Any]) -> tuple[Nod
             other = recipe_of(value)
             binding = binding.merged(other.binding)
             recorded[name] = {"cube": other.node}
+        elif isinstance(getattr(value, "resource_id", None), str):
+            binding = binding.merged(Binding(resources={value.resource_id: value}))
+            recorded[name] = {"resource": value.resource_id}
         else:
             recorded[name] = record_value(value)
     return {"step": declared.name, "rev": declared.rev, "args": recorded, "in": recipe.node}, binding
@@ -378,7 +393,9 @@ def frame_of(node: Node, binding: Binding, memo: Frames | None = None) -> Frame:
             memo[id(node)] = binding.sources[node["source"]].frame()
         else:
             inner = frame_of(node["in"], binding, memo)
-            args = {k: frame_of(v["cube"], binding, memo) if is_cube_arg(v) else replay_value(v) for k, v in node["args"].items()}
+            args = {
+                k: frame_of(v["cube"], binding, memo) if is_cube_arg(v) else binding.replayed(v) for k, v in node["args"].items()
+            }
             memo[id(node)] = binding.steps[node["step"]].frame(inner, **args)
     return memo[id(node)]
 
