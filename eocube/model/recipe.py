@@ -119,10 +119,13 @@ class Step:
     arg_times: str
     """``all``: a cube argument is read on its whole time axis; ``same``: on the output's dates."""
 
+    by_name: bool = False
+    """Whether the module-level name of ``fn`` leads to this step; others pickle by value."""
+
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        if "<" in self.fn.__qualname__:
-            return _remake_step, (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times)
-        return _step_by_name, (self.fn.__module__, self.fn.__qualname__)
+        if self.by_name:
+            return _step_by_name, (self.fn.__module__, self.fn.__qualname__)
+        return _remake_step, (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times)
 
 
 def _step_by_name(module: str, qualname: str) -> Step:
@@ -332,7 +335,16 @@ def step(
     """
 
     def declare(fn: Callable[..., Any]) -> Callable[..., Any]:
-        declared = Step(name=fn.__name__, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times)
+        declared = Step(
+            name=fn.__name__.lstrip("_"),
+            rev=rev,
+            fn=fn,
+            halo_px=halo_px,
+            frame=frame,
+            times=times,
+            arg_times=arg_times,
+            by_name="<" not in fn.__qualname__,
+        )
         signature = inspect.signature(fn)
 
         @functools.wraps(fn)

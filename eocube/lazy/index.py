@@ -1,0 +1,131 @@
+"""Spectral indices by the formulas of the Awesome Spectral Indices catalogue (package spyndex)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from eocube.errors import MissingDependencyError, RadiometryError, UnknownNameError
+from eocube.kernels.index import evaluate
+from eocube.kernels.radiometry import dn_to_reflectance
+from eocube.lazy.lift import data_variable, lift, with_data
+from eocube.model.bands import Band
+from eocube.model.frame import BANDED_DIMS, Frame, Variable
+from eocube.model.recipe import step
+
+SYMBOLS: dict[str, tuple[str, ...]] = {
+    "A": ("coastal",),
+    "B": ("blue",),
+    "G": ("green",),
+    "R": ("red",),
+    "RE1": ("rededge071",),
+    "RE2": ("rededge075",),
+    "RE3": ("rededge078",),
+    "N": ("nir", "nir08"),
+    "N2": ("nir08",),
+    "WV": ("nir09",),
+    "S1": ("swir16",),
+    "S2": ("swir22",),
+}
+"""Symbols of the catalogue's formulas → common names, the first that the cube has."""
+
+
+def spectral_index(cube: xr.Dataset, name: str) -> xr.Dataset:
+    """A spectral index as a one-band cube.
+
+    Parameters
+    ----------
+    cube
+        ``data`` (time, band, y, x): reflectance, or digital numbers with a scale (decoded on the way).
+    name
+        Short name in the Awesome Spectral Indices catalogue, any case: ``ndvi``, ``evi``, ``ndwi``, ``nbr`` … Its formula, bands
+        and constants (the catalogue's defaults) are recorded, so a store says what was computed.
+
+    Returns
+    -------
+    ``data`` (time, 1, y, x) float32, unitless, band named as the index in lower case; NaN where a band has no data or the
+    formula divides by zero. Masks come along.
+
+    Raises
+    ------
+    UnknownNameError
+        For an index that is not in the catalogue, or a band that the cube lacks.
+    RadiometryError
+        If the cube holds integers without a scale.
+    """
+    formula, symbols, constants = _from_catalogue(name)
+    have = [str(b) for b in np.atleast_1d(cube["band"].values)]
+    bands = {s: _band_for(s, have, name) for s in symbols}
+    return _spectral_index(cube, name=name.lower(), formula=formula, bands=bands, constants=constants)
+
+
+def _from_catalogue(name: str) -> tuple[str, list[str], dict[str, float]]:
+    try:
+        import spyndex
+    except ImportError as e:
+        raise MissingDependencyError("The catalogue of spectral indices", "spyndex", "build") from e
+    known = {str(k).lower(): str(k) for k in spyndex.indices}
+    if name.lower() not in known:
+        near = [k for k in known if k.startswith(name[:2].lower())][:12]
+        raise UnknownNameError("spectral index", name, near or ["ndvi", "evi", "ndwi", "nbr"], "the catalogue of spyndex")
+    entry = spyndex.indices[known[name.lower()]]
+    symbols = [b for b in entry.bands if b in SYMBOLS]
+    constants = {b: spyndex.constants[b].default for b in entry.bands if b not in SYMBOLS and b in spyndex.constants}
+    return str(entry.formula), symbols, {k: float(v) for k, v in constants.items() if v is not None}
+
+
+def _band_for(symbol: str, have: list[str], index: str) -> str:
+    for band in SYMBOLS[symbol]:
+        if band in have:
+            return band
+    raise UnknownNameError("band", SYMBOLS[symbol][0], have, f"this cube; {index} needs it")
+
+
+def _variable(v: Variable, name: str) -> Variable:
+    if v.scale is None and np.dtype(v.dtype).kind != "f":
+        raise RadiometryError(f"The cube's data is {v.dtype} without a scale; an index needs reflectance.")
+    return replace(v, dtype="float32", nodata=math.nan, scale=None, offset=None, attrs=(("units", "1"), ("long_name", name)))
+
+
+def _frame(frame: Frame, name: str, formula: str, bands: dict[str, str], constants: dict[str, float]) -> Frame:  # noqa: ARG001
+    for band in bands.values():
+        if band not in frame.band_names:
+            raise UnknownNameError("band", band, frame.band_names, f"this cube; {name} needs it")
+    out = _variable(frame.data, name)
+    return frame.with_(bands=(Band(name=name),), variables=tuple(out if v.name == "data" else v for v in frame.variables))
+
+
+@step(frame=_frame)
+def _spectral_index(cube: xr.Dataset, name: str, formula: str, bands: dict[str, str], constants: dict[str, float]) -> xr.Dataset:
+    v = data_variable(cube)
+    have = [str(b) for b in np.atleast_1d(cube["band"].values)]
+    kernel = partial(
+        _index_block,
+        formula=re.sub(r"\s+", "", formula),
+        rows={symbol: have.index(band) for symbol, band in bands.items()},
+        constants=constants,
+        decode=None if v.scale is None else {"scale": v.scale, "offset": v.offset or 0.0, "nodata": v.nodata},
+    )
+    data = cube["data"].transpose(*BANDED_DIMS)
+    values = lift(kernel, data, dims=BANDED_DIMS, dtype="float32", sizes={"band": 1})
+    rest = cube.drop_vars(["data", "band"]).assign_coords(
+        band=("band", np.array([name], np.dtypes.StringDType()), {"standard_name": "band"})
+    )
+    return with_data(rest, values, _variable(v, name))
+
+
+def _index_block(
+    block: npt.NDArray, *, formula: str, rows: dict[str, int], constants: dict[str, float], decode: dict[str, Any] | None
+) -> npt.NDArray:
+    def layer(row: int) -> npt.NDArray:
+        return block[:, row] if decode is None else dn_to_reflectance(block[:, row], **decode)
+
+    values: dict[str, Any] = {symbol: layer(row) for symbol, row in rows.items()}
+    return evaluate(formula, {**values, **constants})[:, None]
