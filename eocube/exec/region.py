@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from eocube.errors import AssetReadError, StalePlanError
 from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import cube_path
-from eocube.io.markers import Marker, MarkerName, delete_markers, list_markers, put_marker
+from eocube.io.markers import Marker, MarkerName, delete_markers, get_marker, list_markers, put_marker
 from eocube.io.shards import assemble_shard, encode_chunk
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
@@ -159,6 +159,11 @@ class RegionWriter:
         blobs = open_blobs(job.store_url, job.storage_options)
         shards = dict(self._shards())
         _refuse_stale(blobs, job, task)
+        kept = _finished_before(blobs, job, task) if self._failed else None
+        if kept is not None:
+            # Writing now would put holes over pixels that an earlier run could read; say only what failed.
+            name = put_marker(blobs, job.cube, job.product, task.region, replace(kept, key=task.key, failed=self._failed))
+            return self._done(name, bytes_written=0)
         for key, body in shards.items():
             if body is not None:
                 blobs.put(key, body)
@@ -176,13 +181,16 @@ class RegionWriter:
         )
         name = put_marker(blobs, job.cube, job.product, task.region, marker)
         delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
+        return self._done(name, bytes_written=sum(len(b) for b in shards.values() if b is not None))
+
+    def _done(self, name: MarkerName, *, bytes_written: int) -> RegionDone:
         return RegionDone(
-            cube=job.cube,
-            product=job.product,
-            region=task.region,
+            cube=self._job.cube,
+            product=self._job.product,
+            region=self._task.region,
             marker=name,
             bytes_evaluated=self._bytes_evaluated,
-            bytes_written=sum(len(b) for b in shards.values() if b is not None),
+            bytes_written=bytes_written,
             seconds=time.perf_counter() - self._started,
             valid=self._valid,
             clear=self._clear,
@@ -235,6 +243,12 @@ def encode_summary(summary: npt.NDArray[np.uint8]) -> bytes | None:
         return None
     body: bytes = compress(summary.tobytes(), 0)
     return body
+
+
+def _finished_before(blobs: Blobs, job: CubeJob, task: RegionTask) -> Marker | None:
+    """The marker of an earlier, shorter state of this region that was whole."""
+    whole = next((m for m in task.replaces if not m.partial), None)
+    return None if whole is None else get_marker(blobs, job.cube, job.product, whole)
 
 
 def _refuse_stale(blobs: Blobs, job: CubeJob, task: RegionTask) -> None:

@@ -172,7 +172,9 @@ class CubeSource:
     @cached_property
     def _finished(self) -> dict[Region, str]:
         blobs = open_blobs(self.store_url, self._options)
-        return {m.region: m.key for m in list_markers(blobs, self.cube, self.product) if not m.partial}
+        names = list_markers(blobs, self.cube, self.product)
+        partial = {m.region for m in names if m.partial}
+        return {m.region: m.key for m in names if m.region not in partial}
 
     def _regions(self, window: Window) -> list[Region]:
         st, sy, sx = self.spec.shard_tyx
