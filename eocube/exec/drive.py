@@ -6,6 +6,7 @@ flight, whatever the length of the stream.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import time
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
-from eocube.errors import StalePlanError
+from eocube.errors import StalePlanError, StoreWriteError
 from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
@@ -68,6 +69,8 @@ class RunReport:
     """A row for each asset that could not be read: cube, product, region, item_id, asset, href, error."""
 
     stopped_at_limit: bool = False
+    error: str | None = None
+    """What ended the run, if it did not end well."""
 
     @property
     def ok(self) -> bool:
@@ -137,9 +140,14 @@ def drive(
             if state.exhausted and not state.pending:
                 _finish(blobs, state, report)
         compact(blobs)
-    finally:
+    except BaseException as e:
+        report.error = f"{type(e).__name__}: {e}"
         report.seconds = time.perf_counter() - started
-        _put_report(blobs, report)
+        with contextlib.suppress(StoreWriteError):  # the target may be what failed
+            _put_report(blobs, report)
+        raise
+    report.seconds = time.perf_counter() - started
+    _put_report(blobs, report)
     return report
 
 
