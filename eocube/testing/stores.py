@@ -1,0 +1,138 @@
+"""Looking at stores from outside: digests of a folder, sorted index rows, and an HTTP server that counts requests."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+
+def tree(folder: Path | str) -> dict[str, str]:
+    """Every file below ``folder``: relative path → SHA-256 of its bytes. Empty where there is no folder."""
+    top = Path(folder)
+    return {
+        p.relative_to(top).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(top.rglob("*")) if p.is_file()
+    }
+
+
+def cubes_of(store: Path | str) -> dict[str, str]:
+    """The :func:`tree` of a store's ``cubes``: what must not depend on how, where or in how many runs it was written."""
+    return tree(Path(store) / "cubes")
+
+
+def index_rows(store: Path | str) -> list[dict[str, Any]]:
+    """Rows of a store's compacted index, sorted by site and product."""
+    from eocube.io.blobs import open_blobs
+    from eocube.io.index import read_index
+
+    rows: list[dict[str, Any]] = read_index(open_blobs(str(store))).to_pylist()
+    return sorted(rows, key=lambda r: (r["site"], r["product"]))
+
+
+def markers_of(store: Path | str) -> dict[str, str]:
+    """The :func:`tree` of a store's markers."""
+    return tree(Path(store) / "markers")
+
+
+def same_store(a: Path | str, b: Path | str) -> bool:
+    """Whether two stores hold the same cubes, byte for byte, the same markers and the same index rows."""
+    return cubes_of(a) == cubes_of(b) and markers_of(a) == markers_of(b) and index_rows(a) == index_rows(b)
+
+
+@dataclass
+class CountingServer:
+    """A folder served over HTTP with ranges, and a log of what was asked for."""
+
+    url: str
+    requests: list[tuple[str, str]] = field(default_factory=list)
+    """(method, path) of every request, in order; a path that ends in ``/`` would be a listing, and is answered 404."""
+
+    bytes_sent: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def clear(self) -> None:
+        """Forget what was asked so far."""
+        with self.lock:
+            self.requests.clear()
+            self.bytes_sent = 0
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths that were asked for, in order."""
+        return [path for _, path in self.requests]
+
+    @property
+    def listings(self) -> list[str]:
+        """Requests that look like a listing: a folder, or a query."""
+        return [path for path in self.paths if path.endswith("/") or "?" in path]
+
+
+@contextmanager
+def counting_server(folder: Path | str) -> Iterator[CountingServer]:
+    """Serve ``folder`` on a free port of this machine; knows GET, HEAD and single byte ranges, and lists nothing."""
+    root = Path(folder).resolve()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._answer(body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(body=False)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+        def _answer(self, *, body: bool) -> None:
+            with counted.lock:
+                counted.requests.append((self.command, self.path))
+            path = (root / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
+            if root not in path.parents or not path.is_file() or "?" in self.path:
+                self._send(404, {}, b"")
+                return
+            content, asked = path.read_bytes(), self.headers.get("Range")
+            headers = {"Accept-Ranges": "bytes", "ETag": f'"{hashlib.sha256(content).hexdigest()[:16]}"'}
+            status, start, stop = 200, 0, len(content)
+            if asked:
+                status, (start, stop) = 206, _range(asked, len(content))
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+            self._send(status, headers, content[start:stop], body=body)
+
+        def _send(self, status: int, headers: dict[str, str], content: bytes, *, body: bool = True) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+            self.end_headers()
+            if body:
+                self.wfile.write(content)
+                with counted.lock:
+                    counted.bytes_sent += len(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    counted = CountingServer(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield counted
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _range(header: str, size: int) -> tuple[int, int]:
+    """``bytes=a-b``, ``bytes=a-`` or ``bytes=-n`` as a half-open range."""
+    first, _, last = header.removeprefix("bytes=").partition("-")
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
