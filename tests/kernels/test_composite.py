@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import bottleneck
@@ -206,8 +207,13 @@ def test_nan_is_not_used_when_nodata_is_a_number(statistic):
 
 
 @STATISTICS
-def test_negative_zero_counts_as_zero(statistic):
-    assert not np.signbit(statistic(series(-0.0, 0.0, -0.0, dtype="float32"), nodata=np.nan)).any()
+@pytest.mark.parametrize(
+    "values", [(-0.0,), (-0.0, -0.0), (0.0, -0.0), (-0.0, 0.0), (0.0, -0.0, -0.0), (-0.0, -0.0, 0.0)], ids=str
+)
+def test_negative_zero_counts_as_zero(statistic, values):
+    out = statistic(series(*values, dtype="float32"), nodata=np.nan)
+    assert out.item() == 0
+    assert not np.signbit(out).any()
 
 
 @STATISTICS
@@ -227,6 +233,43 @@ def test_strided_input_gives_the_bits_of_contiguous_input(statistic, order, monk
     data, valid = noise((7, 3, 20, 31), "uint16")
     strided = np.ascontiguousarray(data.transpose(order)).transpose(np.argsort(order))[..., ::-1]
     assert_same_bits(statistic(strided, valid[..., ::-1], nodata=0), statistic(data, valid, nodata=0)[..., ::-1])
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_strided_input_is_copied_a_few_rows_at_a_time(masked, monkeypatch):
+    monkeypatch.setattr(composite, "_SLAB_BYTES", 4000)
+    data, valid = noise((7, 3, 20, 31), "uint16")
+    pieces = list(composite._pieces(data[..., ::-1], valid if masked else None))
+    assert [y for rows, *_ in pieces for y in range(20)[rows]] == list(range(20))
+    assert max(part.nbytes + mask.nbytes for _, part, mask in pieces) <= 4000
+    for rows, part, mask in pieces:
+        assert np.array_equal(part, data[:, :, rows, ::-1].reshape(7, 3, -1))
+        assert np.array_equal(mask, valid[:, :, rows].reshape(7, 1, -1)) if masked else not mask.size
+
+
+def test_contiguous_input_is_not_copied():
+    data, valid = noise((7, 3, 20, 31), "uint16")
+    ((rows, part, mask),) = composite._pieces(data, valid)
+    assert rows == slice(0, 20)
+    assert np.shares_memory(part, data)
+    assert np.shares_memory(mask, valid)
+
+
+@STATISTICS
+def test_threads_side_by_side_give_the_same_bits(statistic):
+    """The executor supplies threads; the kernels keep no state between calls and let other threads run."""
+    data, valid = noise((30, 2, 40, 300), "uint16")
+    expected = statistic(data, valid, nodata=0)
+    with ThreadPoolExecutor(4) as pool:
+        for out in pool.map(lambda _: statistic(data, valid, nodata=0), range(12)):
+            assert_same_bits(out, expected)
+
+
+@pytest.mark.parametrize("kernel", [composite._middle_pair, composite._total, composite._network])
+def test_kernels_are_serial_and_leave_the_interpreter_lock(kernel):
+    assert kernel.targetoptions["nogil"]
+    assert not kernel.targetoptions.get("parallel")
+    assert not kernel.targetoptions.get("fastmath")
 
 
 @STATISTICS

@@ -99,6 +99,12 @@ def test_a_mask_of_other_dates_or_pixels_is_refused_and_never_broadcast(shape):
         blank(positions((2, 4, 2, 3)), np.zeros(shape, bool), nodata=0)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 1, 1, 2, 3)])
+def test_data_with_too_few_or_too_many_axes_are_refused(shape):
+    with pytest.raises(GridError, match="time, y, x"):
+        blank(np.ones(shape, "uint16"), np.zeros((2, 2, 3), bool), nodata=0)
+
+
 def test_no_dates_blank_to_no_dates():
     assert blank(np.zeros((0, 4, 3, 2), "uint16"), np.zeros((0, 3, 2), bool), nodata=0).shape == (0, 4, 3, 2)
 

@@ -71,6 +71,12 @@ def test_a_fractional_scale_without_alignment_is_refused_and_names_the_remedy():
         [t.crop(Fraction(10, 3)) for t in tiles((8, 8), core_px=4, halo_px=1)]
 
 
+def test_a_window_between_two_result_pixels_is_refused_though_its_halo_is_whole():
+    tile = Tile(core=(slice(4, 7), slice(4, 7)), window=(slice(1, 9), slice(1, 9)))
+    with pytest.raises(GridError, match="window at 1"):
+        tile.crop(Fraction(10, 3))
+
+
 @pytest.mark.parametrize(("core_px", "halo_px", "align_px"), [(0, 0, 1), (4, -1, 1), (4, 0, 0), (4, 0, 3), (-4, 0, 1)], ids=str)
 def test_sizes_that_cut_nothing_are_refused(core_px, halo_px, align_px):
     with pytest.raises(GridError, match=f"core_px={core_px}"):
