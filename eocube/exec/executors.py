@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Resource = Literal["CPU", "GPU"]
 
 
+_SPECS = ("serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function")
+
+
 class Executor(Protocol):
     """Runs tasks. ``share`` hands over once what all tasks of a cube have in common."""
 
@@ -192,21 +195,28 @@ def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:  # no
     kind, _, rest = spec.partition(":")
     if spec == "serial":
         return SerialExecutor()
-    if kind == "threads" and (not rest or rest.isdigit()):
+    n_given = not rest or (rest.isdecimal() and int(rest) > 0)
+    if kind == "threads" and n_given:
         return ThreadExecutor(int(rest) if rest else None)
-    if kind == "processes" and (not rest or rest.isdigit()):
+    if kind == "processes" and n_given:
         return _local_cluster(int(rest) if rest else os.cpu_count() or 1, gpu_workers)
     if kind in {"tcp", "tls", "ws", "wss", "ucx"} and rest.startswith("//"):
         return _client_at(spec)
     if spec.startswith("gateway+"):
         return _gateway(spec.removeprefix("gateway+"))
-    if rest and kind.replace(".", "").replace("_", "").isalnum() and rest.isidentifier():
-        return as_executor(getattr(importlib.import_module(kind), rest)())
-    raise UnknownNameError(
-        "executor",
-        spec,
-        ["serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function"],
-    )
+    if kind not in {"serial", "threads", "processes"} and all(map(str.isidentifier, [*kind.split("."), rest])):
+        return as_executor(_function_at(kind, rest)())
+    raise UnknownNameError("executor", spec, _SPECS)
+
+
+def _function_at(module: str, name: str) -> Callable[[], Any]:
+    try:
+        function: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    except (ModuleNotFoundError, AttributeError) as e:
+        if isinstance(e, ModuleNotFoundError) and e.name != module:
+            raise  # the module is there, and lacks something itself
+        raise UnknownNameError("executor", f"{module}:{name}", _SPECS, f"the modules of this Python ({e})") from e
+    return function
 
 
 def as_executor(value: Any) -> Executor:

@@ -312,7 +312,7 @@ def write_items(scenes: Iterable[SyntheticScene], folder: Path) -> list[dict[str
 
 
 def write_catalog(scenes: Sequence[SyntheticScene], folder: Path) -> Path:
-    """A static catalogue with relative hrefs: ``catalog.json`` → a folder a collection → a folder an item, its files beside it."""
+    """A static catalogue with relative hrefs: ``catalog.json``, a folder a collection, in it a folder an item with its files."""
     by_collection: dict[str, list[SyntheticScene]] = {}
     for scene in scenes:
         by_collection.setdefault(scene.collection, []).append(scene)
