@@ -308,7 +308,7 @@ class _Run(Generic[ItemT]):
             self._free.put(_Slot(self._shape))
         open_slot: _Slot | None = None
         for owner in self._announced:
-            if open_slot is not None and False:
+            if open_slot is not None and open_slot.owners_bytes + owner.n_bytes > self._gate.max_bytes:
                 self._send(open_slot)
                 open_slot = None
             open_slot = self._fill_from(owner, open_slot)
