@@ -21,9 +21,11 @@ from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
-from eocube.io.index import compact, index_row, put_part
+from eocube.io.cubes import root_attrs
+from eocube.io.index import compact, put_part
 from eocube.io.markers import MarkerName, get_marker, list_markers
 from eocube.io.sources import put_sources
+from eocube.io.tally import finished_row, newest_marker
 from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
@@ -237,29 +239,14 @@ def _identity(row: list[Any]) -> str:
 
 def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
     """Publish an append and leave the index part, if every region of the cube is written."""
-    job = state.plan.job
-    clear = pixels = unfinished = 0
-    for region in job.spec.regions():
-        done = state.counts.get(region)
-        if done is not None:
-            clear, pixels, unfinished = clear + done.clear, pixels + done.pixels, unfinished + bool(done.failed)
-            continue
-        known = state.have.get(region, [])
-        marker = get_marker(blobs, job.cube, job.product, known[0]) if known else None
-        if marker is None:
-            return
-        clear, pixels, unfinished = clear + marker.clear, pixels + marker.pixels, unfinished + bool(marker.failed)
+    job, meta = state.plan.job, state.plan.meta
+    attrs = root_attrs(meta.root, f"{blobs.url}/{meta.folder}")
+    regions = (state.counts.get(r) or newest_marker(blobs, attrs, state.have.get(r, [])) for r in job.spec.regions())
+    row = finished_row(attrs, regions, site=state.plan.site)
+    if row is None:
+        return
     if state.kind == "grow":
-        publish(blobs, state.plan.meta)
-    row = index_row(
-        job.spec.frame,
-        site=state.plan.site,
-        cube=job.cube,
-        product=job.product,
-        counts=(clear, pixels),
-        unfinished=unfinished,
-        licence=state.plan.licence,
-    )
+        publish(blobs, meta)
     put_part(blobs, row)
     report.cubes.append(f"{job.cube}/{job.product}")
 

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 
 from eocube.errors import StepContractError
-from eocube.exec.labels import crop, labelled
+from eocube.exec.labels import crop, keeps_labels, labelled
 from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs
 from eocube.model.window import Window, offset_yx
 
@@ -46,7 +46,10 @@ def _run_step(
     main, others = needs(node, window, run.binding, run.frames, extra_px=extra_px)
     args = {k: run.binding.replayed(v) for k, v in node["args"].items() if not is_cube_arg(v)}
     args |= {k: evaluate(need.node, need.window, run, memo) for k, need in others.items()}
-    result = declared.fn(evaluate(main.node, main.window, run, memo), **args)
+    given = evaluate(main.node, main.window, run, memo)
+    result: xr.Dataset = declared.fn(given, **args)
+    if main.window == window and keeps_labels(given, result, inner, outer):
+        return result
     origin = offset_yx(inner.geobox, outer.geobox, main.window.y[0], main.window.x[0])
     return crop(result, outer, window, origin_yx=origin, step=declared.name)
 

@@ -48,6 +48,20 @@ def coords_of(frame: Frame, window: Window) -> dict[str, Any]:
     return coords
 
 
+def keeps_labels(given: xr.Dataset, result: xr.Dataset, inner: Frame, outer: Frame) -> bool:
+    """Whether a step's result needs no cropping and no labels: same frames but for dtypes, and the very index objects it got.
+
+    Making a Dataset's indexes costs more than most kernels on one block.
+    """
+    if (inner.geobox, inner.time_ms, inner.bands, inner.per_time) != (outer.geobox, outer.time_ms, outer.bands, outer.per_time):
+        return False
+    if result.coords.keys() != given.coords.keys() or result.data_vars.keys() != {v.name for v in outer.variables}:
+        return False
+    if any(result.xindexes[d] is not given.xindexes[d] for d in ("time", "band", "y", "x")):
+        return False
+    return all(result[v.name].dtype == v.dtype and result[v.name].dims == v.dims for v in outer.variables)
+
+
 def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int, int], step: str) -> xr.Dataset:
     """Cut ``window`` of ``frame`` out of a step's result whose first pixel is ``origin_yx`` of the frame, and label it.
 
