@@ -52,7 +52,7 @@ def wait_until(ready):
     ids=["a batch a shard", "batches across shards"],
 )
 def test_sleeping_reader_model_and_writer_overlap_within_the_bound(tiles_per_shard, n_batches, at_most):
-    """100 batches of 50 ms in each of three stages: 15 s one after the other, 5 s overlapped. Filling and draining come on top."""
+    """100 batches of 50 ms in each of three stages: 15 s one after the other, 5 s overlapped. Filling and draining add to it."""
     seconds, n_tiles = 0.05, 4 * n_batches
     shards = [Shard(number, tiles_per_shard) for number in range(n_tiles // tiles_per_shard)]
     ledger, writer = Ledger(), Writer()

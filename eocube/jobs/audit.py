@@ -1,0 +1,324 @@
+"""audit: does a store hold what its markers say? index: rebuild the index from cubes and markers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from eocube.errors import DamagedStoreError, StoreNotFoundError
+from eocube.exec.executors import Executor, executing
+from eocube.io.blobs import STAGING, Blobs, open_blobs
+from eocube.io.index import PARTS, compact, put_part
+from eocube.io.markers import MarkerName, marker_folder
+from eocube.io.tally import Tally, cube_row, finished_row, markers_by_region, newest_marker
+from eocube.io.template import ROOT
+from eocube.io.verify import (
+    Depth,
+    Finding,
+    Problem,
+    RegionCheck,
+    StoredCube,
+    check_region,
+    find_cubes,
+    find_marked,
+    region_objects,
+)
+from eocube.io.verify_index import IndexCheck, cube_of_part
+from eocube.io.verify_metadata import check_groups, check_metadata, check_names, open_stored
+from eocube.model.spec import Region
+
+MAX_ROWS = 10_000
+"""Most rows that a report keeps; its counts go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRow:
+    """One thing that is not as it should be."""
+
+    cube: str
+    product: str
+    region: str
+    """``t.y.x``; empty where it is about a whole cube or the store."""
+
+    key: str
+    """Object below the store."""
+
+    problem: Problem
+    """See :data:`eocube.io.verify.Problem`."""
+
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What an audit found."""
+
+    store: str
+    rows: tuple[AuditRow, ...]
+    """At most 10,000, in order of cube, product, region and key."""
+
+    counts: Mapping[str, int]
+    """Problem → how often it was found."""
+
+    cubes: int
+    regions: int
+    objects: int
+    """Shards compared."""
+
+    bytes_read: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the store is whole; leftover staging of a killed run harms nobody."""
+        return not set(self.counts) - {"staging"}
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as one JSON object."""
+        return {"ok": self.ok, **asdict(self)}
+
+
+def audit(
+    store: str,
+    *,
+    deep: bool = False,
+    quick: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    executor: Any = None,
+    on_checked: Callable[[], None] | None = None,
+) -> AuditReport:
+    """Compare every cube of a store with its markers, its root and the index; nothing is written.
+
+    Parameters
+    ----------
+    deep
+        Decode every chunk too, and count valid and clear pixels again.
+    quick
+        Compare sizes only, from one listing; shards are not read.
+    storage_options
+        For the store.
+    executor
+        As in :func:`eocube.write_cube`; a task is one region.
+    on_checked
+        Called after each region.
+
+    Returns
+    -------
+    Everything that is missing, damaged, unfinished or left over. An all-nodata shard has no object and is no finding.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If no store is there.
+
+    Notes
+    -----
+    Memory is that of the listing and the marker names of the cubes in flight, of the index, and of one region's encoded objects
+    a task.
+    """
+    options = dict(storage_options or {})
+    blobs = _open(store, options)
+    walk = _Walk(blobs, options, "pixels" if deep else "sizes" if quick else "digests")
+    walk.note(check_groups(blobs, walk.cubes))
+    walk.note(_lost_markers(blobs, walk.cubes))
+    with executing(executor) as running:
+        for done in running.run(_check, walk.tasks(running)):
+            walk.take(done)
+            if on_checked is not None and done.check is not None:
+                on_checked()
+    walk.note(walk.index.rows_without_cube(walk.cubes))
+    walk.note(Finding("staging", key, f"{n} bytes that a killed run left") for key, n in blobs.list(STAGING))
+    return walk.report()
+
+
+def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa.Table:
+    """Rebuild ``index.parquet`` from cubes and markers: the rows that the runs left; returns it.
+
+    A cube with an unwritten region has no row, as while it is being written. Parts of cubes that are gone are deleted.
+
+    Raises
+    ------
+    StoreNotFoundError
+        If no store is there.
+    DamagedStoreError
+        If a root or marker cannot be read; ``eocube audit`` lists them all.
+    """
+    blobs = _open(store, dict(storage_options or {}))
+    old = [key for key, _ in blobs.list(PARTS)]  # before any marker is looked at: what a run adds meanwhile stays
+    kept = set()
+    for cube, product in find_cubes(blobs):
+        stored = open_stored(blobs, cube, product)
+        if isinstance(stored, Finding):
+            raise DamagedStoreError(
+                f"{stored.key} in {blobs.url}: {stored.detail}. `eocube audit` lists everything of this kind."
+            )
+        row = _row_of(blobs, stored)
+        if row is not None:
+            put_part(blobs, row)
+            kept.add((cube, product))
+    for key in old:
+        if cube_of_part(key) not in kept:
+            blobs.delete(key)
+    return compact(blobs)
+
+
+def _open(store: str, options: Mapping[str, Any]) -> Blobs:
+    blobs = open_blobs(store, options)
+    if blobs.get(ROOT) is None:
+        raise StoreNotFoundError(store)
+    return blobs
+
+
+def _row_of(blobs: Blobs, stored: StoredCube) -> dict[str, Any] | None:
+    """The index row of a stored cube; None where a region is unwritten."""
+    names = markers_by_region(blobs, stored.cube, stored.product)
+    regions = (newest_marker(blobs, stored.attrs, names.get(r, []), spec=stored.spec) for r in stored.spec.regions())
+    return finished_row(stored.attrs, regions, site=stored.cube)
+
+
+def _lost_markers(blobs: Blobs, cubes: Collection[tuple[str, str]]) -> Iterator[Finding]:
+    for cube, product in sorted(find_marked(blobs) - set(cubes)):
+        where = marker_folder(cube, product)
+        yield Finding("marker", where, "markers of a cube that is not there; delete them, or a later run takes them for pixels")
+
+
+# ------------------------------------------------------------------------------------------------ the walk over a store
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What the tasks of one cube share."""
+
+    store_url: str
+    storage_options: Mapping[str, Any]
+    cube: StoredCube
+    depth: Depth
+
+
+class _Task(NamedTuple):
+    """One region to compare; None: the cube's metadata."""
+
+    region: Region | None
+    names: list[MarkerName]
+    sizes: dict[str, int]
+
+
+class _Done(NamedTuple):
+    """What a task found."""
+
+    cube: str
+    product: str
+    findings: list[Finding]
+    check: RegionCheck | None
+
+
+def _check(job: _Job, task: _Task) -> _Done:
+    """One region, or the metadata, of one cube, on a worker."""
+    blobs = open_blobs(job.store_url, job.storage_options)
+    if task.region is None:
+        found = list(check_metadata(blobs, job.cube, storage_options=job.storage_options))
+        return _Done(job.cube.cube, job.cube.product, found, None)
+    check = check_region(blobs, job.cube, task.region, task.names, task.sizes, depth=job.depth)
+    return _Done(job.cube.cube, job.cube.product, check.findings, check)
+
+
+@dataclass(kw_only=True)
+class _State:
+    """One cube on its way."""
+
+    stored: StoredCube
+    tally: Tally = field(default_factory=Tally)
+    pending: int = 0
+    exhausted: bool = False
+
+
+class _Walk:
+    """The stream of tasks over every cube, and what they found."""
+
+    def __init__(self, blobs: Blobs, options: dict[str, Any], depth: Depth):
+        self._blobs, self._options, self._depth = blobs, options, depth
+        self.cubes = find_cubes(blobs)
+        self.index = IndexCheck(blobs)
+        self._states: dict[tuple[str, str], _State] = {}
+        self._rows: list[AuditRow] = []
+        self._counts: Counter[str] = Counter()
+        self._read: Counter[str] = Counter()
+
+    def note(self, found: Iterable[Finding], cube: str = "", product: str = "") -> None:
+        """Keep findings: all of them counted, the first ones as rows."""
+        for f in found:
+            self._counts[f.problem] += 1
+            if len(self._rows) < MAX_ROWS:
+                row = AuditRow(cube=cube, product=product, region=f.region, key=f.key, problem=f.problem, detail=f.detail)
+                self._rows.append(row)
+
+    def tasks(self, executor: Executor) -> Iterator[tuple[Any, _Task]]:
+        """(shared job, task) for the metadata and each region of every cube that can be opened."""
+        for cube, product in self.cubes:
+            stored = open_stored(self._blobs, cube, product)
+            if isinstance(stored, Finding):
+                self.note([stored], cube, product)
+                continue
+            job = _Job(store_url=self._blobs.url, storage_options=self._options, cube=stored, depth=self._depth)
+            state = self._states[cube, product] = _State(stored=stored)
+            shared = executor.share(job)
+            for task in self._tasks(stored):
+                state.pending += 1
+                yield shared, task
+            state.exhausted = True
+            self._end(state)
+
+    def _tasks(self, stored: StoredCube) -> Iterator[_Task]:
+        names = markers_by_region(self._blobs, stored.cube, stored.product)
+        sizes = dict(self._blobs.list(stored.folder))
+        yield _Task(None, [], {})
+        for region in stored.spec.regions():
+            own = {key: sizes.pop(key) for key in region_objects(stored, region) if key in sizes}
+            yield _Task(region, names.pop(region, []), own)
+        self.note(check_names(stored, sizes), stored.cube, stored.product)
+        self.note((_outside(stored, region) for region in names), stored.cube, stored.product)
+
+    def take(self, done: _Done) -> None:
+        """Keep what a task found; after the last one of a cube compare its index row."""
+        self.note(done.findings, done.cube, done.product)
+        state = self._states[done.cube, done.product]
+        state.pending -= 1
+        if done.check is not None:
+            self._read.update(regions=1, objects=done.check.objects, bytes_read=done.check.bytes_read)
+            if done.check.written:
+                state.tally.add(done.check)
+        self._end(state)
+
+    def _end(self, state: _State) -> None:
+        stored = state.stored
+        if state.pending or not state.exhausted or self._states.pop((stored.cube, stored.product), None) is None:
+            return
+        if state.tally.regions == math.prod(stored.spec.grid):
+            row = cube_row(stored.attrs, state.tally, site=stored.cube)
+            self.note(self.index.check(row), stored.cube, stored.product)
+
+    def report(self) -> AuditReport:
+        """Everything so far."""
+        return AuditReport(
+            store=self._blobs.url,
+            rows=tuple(sorted(self._rows, key=lambda r: (r.cube, r.product, _region_order(r.region), r.key, r.problem))),
+            counts=dict(sorted(self._counts.items())),
+            cubes=len(self.cubes),
+            regions=self._read["regions"],
+            objects=self._read["objects"],
+            bytes_read=self._read["bytes_read"],
+        )
+
+
+def _region_order(text: str) -> list[int]:
+    return [int(i) for i in text.split(".")] if text else []
+
+
+def _outside(stored: StoredCube, region: Region) -> Finding:
+    where = marker_folder(stored.cube, stored.product, region)
+    said = f"a marker of a region that the cube ({stored.spec.grid} regions along time, y, x) does not have: an append has begun"
+    return Finding("marker", where, f"{said} and is not finished (run its command again)", str(region))
