@@ -44,8 +44,7 @@ def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variabl
     from numcodecs import blosc
 
     fill = variable.fill
-    empty = not np.any(values != fill) if fill == fill else bool(np.isnan(values).all())
-    if empty:
+    if _all_fill(values, fill):
         return None
     if values.shape != chunk_shape:
         padded = np.full(chunk_shape, fill, variable.dtype)
@@ -55,6 +54,15 @@ def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variabl
     blosc.use_threads = False
     body: bytes = blosc.compress(contiguous, b"zstd", int(str(CODEC["clevel"])), blosc.BITSHUFFLE, contiguous.nbytes)
     return body
+
+
+def _all_fill(values: npt.NDArray[Any], fill: float) -> bool:
+    """Whether an absent chunk would read the same, bit for bit: minus zero is not zero."""
+    if fill != fill:
+        return bool(np.isnan(values).all())
+    if np.any(values != fill):
+        return False
+    return values.dtype.kind != "f" or fill != 0 or not np.signbit(values).any()
 
 
 def assemble_shard(chunks: Mapping[ChunkIndex, bytes], chunks_per_shard: tuple[int, ...]) -> bytes | None:
