@@ -6,10 +6,22 @@ The values stand as attributes too, so that a program can act on them.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 class EocubeError(Exception):
     """The root of every error that eocube raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors take values and make the message; a copy from a worker needs the message, values and notes as they are.
+        return _remade, (type(self), self.args, self.__dict__)
+
+
+def _remade(cls: type[EocubeError], args: tuple[Any, ...], state: dict[str, Any]) -> EocubeError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class MissingDependencyError(EocubeError, ImportError):
@@ -89,9 +101,6 @@ class AssetReadError(EocubeError, OSError):
             "Mend the file and run again, or pass errors='skip' (--errors skip) to list it and go on."
         )
 
-    def __reduce__(self) -> tuple[type[AssetReadError], tuple[str, str, str, str]]:
-        return type(self), (self.href, self.item_id, self.asset, self.reason)
-
 
 class StoreNotFoundError(EocubeError, FileNotFoundError):
     """No eocube store or cube is at a place."""
@@ -101,9 +110,6 @@ class StoreNotFoundError(EocubeError, FileNotFoundError):
         super().__init__(
             f"No eocube {what} at {url}: no zarr.json was found there. Check the address; `eocube info` lists cubes."
         )
-
-    def __reduce__(self) -> tuple[type[StoreNotFoundError], tuple[str, str]]:
-        return type(self), (self.url, self.what)
 
 
 class StoreWriteError(EocubeError, OSError):
@@ -123,9 +129,6 @@ class FormulaError(EocubeError, ValueError):
             f"Formula {formula[:100]!r} cannot be computed: {reason}. "
             "A formula is made of numbers, band and parameter names, parentheses and + - * / **."
         )
-
-    def __reduce__(self) -> tuple[type[FormulaError], tuple[str, str]]:
-        return type(self), (self.formula, self.reason)
 
 
 class ModelError(EocubeError, ValueError):
