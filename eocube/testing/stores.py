@@ -1,16 +1,26 @@
-"""Looking at stores from outside: digests of a folder, sorted index rows, and an HTTP server that counts requests."""
+"""Looking at stores from outside: digests of a folder, index rows, a server that counts requests; and plans of tiny cubes."""
 
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from eocube.exec.drive import CubePlan
+from eocube.exec.executors import Executor, Resource
+from eocube.io.blobs import open_blobs
+from eocube.io.index import read_index
+from eocube.io.template import cube_template
+from eocube.model.recipe import public_json
+from eocube.model.spec import settings_id
 
 
 def tree(folder: Path | str) -> dict[str, str]:
@@ -28,9 +38,6 @@ def cubes_of(store: Path | str) -> dict[str, str]:
 
 def index_rows(store: Path | str) -> list[dict[str, Any]]:
     """Rows of a store's compacted index, sorted by site and product."""
-    from eocube.io.blobs import open_blobs
-    from eocube.io.index import read_index
-
     rows: list[dict[str, Any]] = read_index(open_blobs(str(store))).to_pylist()
     return sorted(rows, key=lambda r: (r["site"], r["product"]))
 
@@ -136,3 +143,43 @@ def _range(header: str, size: int) -> tuple[int, int]:
     if not first:
         return max(0, size - int(last)), size
     return int(first), min(size, int(last) + 1) if last else size
+
+
+# ------------------------------------------------------------------------------------------------ plans of small cubes
+
+
+def cut_plan(plan: CubePlan, *, chunk_tyx: tuple[int, int, int], shard_tyx: tuple[int, int, int], cell_px: int = 4) -> CubePlan:
+    """The same cube cut into small shards, so that a tiny one has many regions."""
+    spec = replace(plan.job.spec, chunk_tyx=chunk_tyx, shard_tyx=shard_tyx, cell_px=cell_px)
+    recipe = public_json(plan.job.node)
+    sid = settings_id(recipe, spec)
+    cube, product = plan.job.cube, plan.job.product
+    template = cube_template(spec, cube=cube, product=product, recipe=recipe, sid=sid, licence={})
+    return replace(plan, job=replace(plan.job, spec=spec, sid=sid), meta=replace(plan.meta, template=template))
+
+
+class ShuffledExecutor:
+    """Runs tasks in another order than they were drawn in, a handful at a time."""
+
+    def __init__(self, seed: int = 0, *, handful: int = 7):
+        self._random, self._handful = random.Random(seed), handful  # noqa: S311 - no secret
+
+    def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
+        """See :class:`eocube.exec.executors.Executor`."""
+        return value
+
+    def run(
+        self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
+    ) -> Iterator[Any]:
+        """See :class:`eocube.exec.executors.Executor`."""
+        waiting = iter(tasks)
+        while drawn := list(islice(waiting, self._handful)):
+            self._random.shuffle(drawn)
+            for shared, task in drawn:
+                yield func(shared, task)
+
+    def close(self) -> None:
+        """See :class:`eocube.exec.executors.Executor`."""
+
+
+_: type[Executor] = ShuffledExecutor
