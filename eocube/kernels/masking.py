@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numba import njit
 
 from eocube.errors import GridError
 from eocube.kernels.arrays import AnyArray, BoolArray, Float64Array, UInt8Array, nodata_of
@@ -25,7 +27,13 @@ def is_class(class_map: AnyArray, classes: Iterable[int]) -> BoolArray:
     -------
     True where the pixel's class is listed, same shape.
     """
-    return np.isin(class_map, np.array(sorted(set(classes)), np.int64))
+    if class_map.dtype.kind not in "iu" or class_map.dtype.itemsize > 2:
+        return np.isin(class_map, np.array(sorted(set(classes)), np.int64))
+    # A table of every class is many times faster than a search.
+    bounds = np.iinfo(class_map.dtype)
+    listed = np.zeros(bounds.max - bounds.min + 1, bool)
+    listed[[c for c in set(classes) if bounds.min <= c <= bounds.max]] = True
+    return np.take(listed, class_map, mode="wrap")
 
 
 def valid_of(data: AnyArray, nodata: float | None) -> BoolArray:
@@ -43,9 +51,11 @@ def valid_of(data: AnyArray, nodata: float | None) -> BoolArray:
     -------
     True where the pixel is data, same shape.
     """
-    valid = ~np.isnan(data) if data.dtype.kind == "f" else np.ones(data.shape, bool)
-    if nodata is not None and not math.isnan(nodata):
-        valid &= data != nodata
+    if nodata is None or math.isnan(nodata):
+        return ~np.isnan(data) if data.dtype.kind == "f" else np.ones(data.shape, bool)
+    valid: BoolArray = data != nodata
+    if data.dtype.kind == "f":
+        valid &= ~np.isnan(data)
     return valid
 
 
@@ -77,7 +87,13 @@ def blank(data: AnyArray, bad: BoolArray, *, nodata: float) -> AnyArray:
             f"A mask of shape {bad.shape} was given for data of shape {data.shape}; it must be (time, y, x) of the data. "
             "Bring both onto the same dates and grid first."
         )
-    return np.where(bad[:, None] if data.ndim == 4 else bad, nodata_of(nodata, data.dtype), data)
+    out = np.empty(data.shape, data.dtype)
+    fill = nodata_of(nodata, data.dtype)
+    dates, pixels = data.shape[0], math.prod(data.shape[-2:])
+    by_pixel = (dates, data.shape[1] if data.ndim == 4 else 1, pixels)
+    whole_data, whole_bad = np.ascontiguousarray(data), np.ascontiguousarray(bad)
+    _blank(whole_data.reshape(by_pixel), whole_bad.reshape(dates, pixels), fill, out.reshape(by_pixel))
+    return out
 
 
 def clear_percent(clear: BoolArray, cell_px: int) -> UInt8Array:
@@ -100,11 +116,10 @@ def clear_percent(clear: BoolArray, cell_px: int) -> UInt8Array:
     A block gives the same cells as the whole image if it starts on a multiple of ``cell_px``.
     """
     ny, nx = clear.shape[-2:]
-    starts_y, starts_x = np.arange(0, ny, cell_px), np.arange(0, nx, cell_px)
-    counts = np.add.reduceat(clear, starts_y, axis=-2, dtype=np.int32)
-    counts = np.add.reduceat(counts, starts_x, axis=-1)
-    existing = np.outer(np.minimum(cell_px, ny - starts_y), np.minimum(cell_px, nx - starts_x))
-    return (100 * counts.astype(np.int64) // existing).astype(np.uint8)
+    cells_y, cells_x = -(-ny // cell_px), -(-nx // cell_px)
+    percent = np.empty((clear.shape[0], cells_y, cells_x), np.uint8)
+    _percent(np.ascontiguousarray(clear), cell_px, percent)
+    return percent
 
 
 def fraction(flags: BoolArray) -> Float64Array:
@@ -122,3 +137,34 @@ def fraction(flags: BoolArray) -> Float64Array:
     counts = np.count_nonzero(flags, axis=(-2, -1)).astype(np.float64)
     pixels = flags.shape[-2] * flags.shape[-1]
     return counts / pixels if pixels else np.full(counts.shape, np.nan)
+
+
+@njit(nogil=True, cache=True)
+def _blank(data: AnyArray, bad: BoolArray, nodata: Any, out: AnyArray) -> None:
+    """Write ``data`` (time, band, pixel) into ``out`` with ``nodata`` where ``bad`` (time, pixel)."""
+    for t in range(data.shape[0]):
+        for band in range(data.shape[1]):
+            row = data[t, band]
+            out_row = out[t, band]
+            for x in range(row.size):
+                value = row[x]
+                out_row[x] = nodata if bad[t, x] else value
+
+
+@njit(nogil=True, cache=True)
+def _percent(clear: BoolArray, cell_px: int, percent: UInt8Array) -> None:
+    """Write the percentage of True of each cell of ``clear`` (time, y, x)."""
+    dates, ny, nx = clear.shape
+    counts = np.empty(percent.shape[2], np.int64)
+    for t in range(dates):
+        for cell_y in range(percent.shape[1]):
+            first_y, stop_y = cell_y * cell_px, min(ny, (cell_y + 1) * cell_px)
+            counts[:] = 0
+            for y in range(first_y, stop_y):
+                row = clear[t, y]
+                for cell_x in range(counts.size):
+                    for x in range(cell_x * cell_px, min(nx, (cell_x + 1) * cell_px)):
+                        counts[cell_x] += row[x]
+            for cell_x in range(counts.size):
+                pixels = (stop_y - first_y) * (min(nx, (cell_x + 1) * cell_px) - cell_x * cell_px)
+                percent[t, cell_y, cell_x] = 100 * counts[cell_x] // pixels

@@ -34,6 +34,15 @@ def test_every_class_of_a_byte_is_told_apart():
         assert np.flatnonzero(is_class(scl, [value])).tolist() == [value]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64"])
+def test_classes_equal_numpy_for_every_dtype(dtype):
+    bounds = np.iinfo(dtype)
+    classes = [-128, -3, 0, 5, 127, 200, 32767, 65535, bounds.min, bounds.max]
+    class_map = np.array([c for c in range(-300, 300) if bounds.min <= c <= bounds.max] + [bounds.min, bounds.max], dtype)[::-1]
+    expected = [int(c) in classes for c in class_map]
+    assert is_class(class_map, classes).tolist() == expected
+
+
 def test_classes_may_come_from_an_iterator():
     assert is_class(np.array([1, 2], "int16"), iter([2])).tolist() == [False, True]
 
@@ -85,6 +94,13 @@ def test_blank_keeps_the_dtype_and_writes_the_exact_nodata(dtype, nodata):
     out = blank(np.ones((1, 1, 1, 1), dtype), np.ones((1, 1, 1), bool), nodata=nodata)
     assert out.dtype == dtype
     assert np.array_equal(out[0, 0, 0, 0], nodata, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32", "float64"])
+def test_blanking_strided_data_equals_the_numpy_twin(dtype):
+    data = positions((3, 4, 6, 10), dtype).transpose(0, 1, 3, 2)[..., ::-1]
+    bad = np.random.default_rng(0).random((3, 10, 6))[:, ::-1] < 0.4
+    assert np.array_equal(blank(data, bad, nodata=7), np.where(bad[:, None], np.array(7, dtype), data))
 
 
 @pytest.mark.parametrize("nodata", [np.nan, np.inf, -1, 65536, 0.5])
@@ -143,6 +159,16 @@ def test_clear_percent_of_one_pixel_cells_is_the_mask():
     out = clear_percent(clear, 1)
     assert out.dtype == np.uint8
     assert np.array_equal(out, 100 * clear)
+
+
+def test_cells_of_a_strided_mask_are_its_own():
+    clear = np.random.default_rng(0).random((2, 9, 14)) < 0.5
+    assert np.array_equal(clear_percent(clear[:, ::-1, 1:], 4), clear_percent(np.ascontiguousarray(clear[:, ::-1, 1:]), 4))
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 3), (2, 3, 0)])
+def test_no_pixels_have_no_cells(shape):
+    assert clear_percent(np.zeros(shape, bool), 2).size == 0
 
 
 def test_clear_percent_of_no_dates_has_the_shape_of_cells():

@@ -25,11 +25,59 @@ def test_negative_reflectance_is_kept():
     assert dn_to_reflectance(np.array([900], "uint16"), **S2, nodata=0)[0] < 0
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
-def test_the_arithmetic_is_float32_with_one_rounding_a_step(dtype):
-    dn = np.arange(1, 120).astype(dtype)
-    expected = [np.float32(np.float32(v) * np.float32(0.0001)) + np.float32(-0.1) for v in dn]
-    assert np.array_equal(dn_to_reflectance(dn, **S2, nodata=None), np.array(expected, "float32"))
+def every_number(dtype):
+    """Each value of a small integer dtype, many of a large one, in no order, as a strided view that starts inside its buffer."""
+    rng = np.random.default_rng(0)
+    if np.dtype(dtype).kind == "f":
+        values = (rng.standard_normal(40_000) * 1e4).astype(dtype)
+    else:
+        bounds = np.iinfo(dtype)
+        values = rng.permutation(np.linspace(bounds.min, bounds.max, 1 << min(16, 8 * np.dtype(dtype).itemsize)).astype(dtype))
+    return np.stack([values, values[::-1]]).reshape(2, -1, 16)[:, 1:, ::-1]
+
+
+def plain_decode(dn, scale, offset, nodata):
+    """The twin, in NumPy."""
+    reflectance = dn.astype("float32") * np.float32(scale)
+    reflectance = reflectance + np.float32(offset)
+    return np.where((dn == nodata) | np.isnan(dn), np.float32(np.nan), reflectance)
+
+
+def plain_encode(reflectance, scale, offset, span, nodata, dtype):
+    """The twin with clipping, in NumPy."""
+    dn = np.clip(np.rint((reflectance.astype("float64") - offset) / scale), *span)
+    return np.where(np.isnan(dn), nodata, dn).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "uint16", "int32", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("nodata", [None, 7])
+def test_decoding_equals_the_numpy_twin_bit_for_bit(dtype, nodata):
+    dn = every_number(dtype)
+    out = dn_to_reflectance(dn, scale=0.0001, offset=-0.1, nodata=nodata)
+    assert out.dtype == np.float32
+    assert np.array_equal(out, plain_decode(dn, 0.0001, -0.1, nodata), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("target", "nodata", "span"), [("uint16", 0, (1, 65535)), ("int16", -32768, (-32767, 32767)), ("uint8", 255, (0, 254))]
+)
+def test_encoding_equals_the_numpy_twin(dtype, target, nodata, span):
+    reflectance = every_number(dtype) * np.dtype(dtype).type(3e-4)
+    reflectance[0, 5] = np.nan
+    out = reflectance_to_dn(reflectance, scale=0.0001, offset=-0.1, dtype=target, nodata=nodata, out_of_range="clip")
+    assert np.array_equal(out, plain_encode(reflectance, 0.0001, -0.1, span, nodata, target))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32"])
+def test_shifting_equals_the_numpy_twin(dtype):
+    bounds = np.iinfo(dtype)
+    dn = np.clip(every_number(dtype), bounds.min + 100, bounds.max - 100)
+    dn[0, 3:9] = bounds.max
+    expected = np.where(dn == bounds.max, bounds.max, dn.astype("int64") + 99).astype(dtype)
+    assert np.array_equal(shift_dn(dn, shift=99, nodata=bounds.max), expected)
+    with pytest.raises(RadiometryError, match="no data"):
+        shift_dn(dn, shift=100, nodata=bounds.max)
 
 
 @pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
@@ -89,11 +137,6 @@ def test_infinite_reflectance_is_out_of_range():
         reflectance_to_dn(np.array([np.inf], "float32"), **S2, dtype="uint16", nodata=0)
 
 
-def test_encoding_into_floats_is_refused():
-    with pytest.raises(RadiometryError, match="integer dtype"):
-        reflectance_to_dn(np.zeros(1, "float32"), **S2, dtype="float32", nodata=0)
-
-
 def test_shift_adds_to_data_and_leaves_nodata():
     out = shift_dn(np.array([[0, 1], [64535, 250]], "uint16"), shift=1000, nodata=0)
     assert out.dtype == np.uint16
@@ -136,6 +179,11 @@ def test_the_whole_range_is_reached_and_not_passed(dtype):
         shift_dn(np.array([bounds.min + room - 1], dtype), shift=-room, nodata=None)
 
 
+def test_a_shift_of_zero_changes_nothing():
+    dn = np.array([0, 1, 65535], "uint16")
+    assert np.array_equal(shift_dn(dn, shift=0, nodata=0), dn)
+
+
 def test_shift_leaves_its_input_alone():
     dn = np.array([5], "uint16")
     shift_dn(dn, shift=1, nodata=0)
@@ -151,6 +199,19 @@ def test_an_image_without_data_takes_any_shift():
     assert shift_dn(np.zeros(3, "uint16"), shift=70_000, nodata=0).tolist() == [0, 0, 0]
 
 
-def test_floats_are_not_shifted():
-    with pytest.raises(RadiometryError, match="whole"):
-        shift_dn(np.zeros(1, "float32"), shift=1000, nodata=0)
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint64"])
+def test_floats_and_64_bit_integers_are_neither_shifted_nor_encoded(dtype):
+    with pytest.raises(RadiometryError, match="32 bits"):
+        shift_dn(np.zeros(1, dtype), shift=1000, nodata=0)
+    with pytest.raises(RadiometryError, match="32 bits"):
+        reflectance_to_dn(np.zeros(1, "float32"), **S2, dtype=dtype, nodata=0)
+
+
+def test_a_single_number_without_axes_is_converted():
+    assert dn_to_reflectance(np.array(1500, "uint16"), **S2, nodata=0) == pytest.approx(0.05)
+    assert shift_dn(np.array(5, "uint16"), shift=1000, nodata=0) == 1005
+    assert reflectance_to_dn(np.array(0.05, "float32"), **S2, dtype="uint16", nodata=0) == 1500
+
+
+def test_a_negative_scale_is_undone_too():
+    assert reflectance_to_dn(np.array([-3.0]), scale=-1, offset=2, dtype="uint8", nodata=0).tolist() == [5]
