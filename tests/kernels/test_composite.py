@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from pathlib import Path
 
 import bottleneck
 import numpy as np
 import pytest
+import xarray as xr
 
 from eocube.errors import CubeError, GridError, RadiometryError
 from eocube.kernels import composite
 from eocube.kernels.composite import count_valid, mean_over_time, median_over_time
+from eocube.model.bands import SCL_CLEAR
 
 NODATA = {"uint8": 255, "uint16": 0, "int16": -32768, "float32": np.nan, "float64": -9999.0}
 STATISTICS = pytest.mark.parametrize("statistic", [median_over_time, mean_over_time], ids=["median", "mean"])
@@ -354,3 +358,17 @@ def test_a_mask_of_another_shape_is_refused_and_never_broadcast(statistic, shape
 def test_a_mask_that_is_not_bool_is_refused():
     with pytest.raises(GridError, match="uint8"):
         median_over_time(np.zeros((1, 1, 1, 1), "uint16"), np.ones((1, 1, 1, 1), "uint8"), nodata=0)
+
+
+def test_a_real_series_gives_bottlenecks_median():
+    """140 dates of Sentinel-2 over Romania, with the clouds of its scene classification taken out."""
+    folder = os.environ.get("EOCUBE_TEST_DATA")
+    if not folder:
+        pytest.skip("EOCUBE_TEST_DATA does not name a folder with sentinel2_romania")
+    path = Path(folder, "sentinel2_romania", "sentinel2_cube_subset_romania_10m.nc")
+    with xr.open_dataset(path, engine="netcdf4", mask_and_scale=False) as cube:
+        data = np.stack([cube[band].values for band in ("B2", "B3", "B4", "B8")], axis=1).astype("uint16")
+        clear = np.isin(cube["SCL"].values, SCL_CLEAR)[:, None]
+    expected = bottleneck.nanmedian(np.where(clear & (data != 0), data, np.nan), axis=0)
+    assert np.isfinite(expected).all()
+    assert np.array_equal(median_over_time(data, clear, nodata=0), np.rint(expected))
