@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from eocube.errors import GridError, LateDateError, SettingsError, StalePlanError
 from eocube.io.blobs import Blobs
@@ -41,7 +42,10 @@ class CubeMeta:
 
 
 def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
-    """Make the cube's metadata, or find out that it is there (``same``) or shorter than the plan (``grow``).
+    """Make the cube's metadata, or find out that it is there (``same``) or that the plan's goes further (``grow``).
+
+    ``grow`` is more dates, or the same dates with other labels: more items of a day that is there, another cloud cover. Whether
+    a plan with other labels knows less than the store is told by the regions' sources.
 
     Raises SettingsError, GridError, LateDateError or StalePlanError where the plan does not fit what is there; nothing is
     written then.
@@ -67,28 +71,25 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     have, want = old[EOCUBE_ATTR]["time_ms"], new[EOCUBE_ATTR]["time_ms"]
     if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
         raise SettingsError(name, old[EOCUBE_ATTR]["settings_id"], new[EOCUBE_ATTR]["settings_id"])
-    for key in ("proj:code", "spatial:transform", "spatial:shape"):
-        if old.get(key) != new.get(key):
-            raise GridError(
-                f"Cube {name!r} in {where} has {key} {old.get(key)}, this run asks for {new.get(key)}. Write another product."
-            )
+    for key, stands, asked in _fixed(old, new):
+        if stands != asked:
+            raise GridError(f"Cube {name!r} in {where} has {key} {stands}, this run asks for {asked}. Write another product.")
+    if not set(have) <= set(want):
+        raise StalePlanError(
+            f"Cube {name!r} in {where} holds {len(have)} dates, this run knows {len(set(have) & set(want))} of them. A run never "
+            f"takes dates away; nothing was changed. Run with all dates, or with --rebuild {name} to begin anew."
+        )
     if want[: len(have)] != have:
-        if set(want) < set(have):
-            raise StalePlanError(
-                f"Cube {name!r} in {where} holds {len(have)} dates, this run knows {len(want)} of them. A run never takes dates "
-                f"away; nothing was changed. Run with all dates, or with --rebuild {name} to begin anew."
-            )
         raise LateDateError(name, _iso(min(set(want) - set(have))), _iso(have[-1]))
-    if len(want) > len(have):
-        return "grow"
-    if stored != meta.root:
-        raise SettingsError(name, _difference(old, new), "the same settings with other labels")
-    return "same"
+    return "same" if stored == meta.root else "grow"
 
 
-def _difference(old: dict[str, object], new: dict[str, object]) -> str:
-    keys = [k for k in new if old.get(k) != new[k]]
-    return f"other {keys}"
+def _fixed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(name, stored, planned) of what no run changes: where the pixels lie, and in which shards."""
+    for key in ("proj:code", "proj:wkt2", "spatial:transform", "spatial:shape"):
+        yield key, old.get(key), new.get(key)
+    for key in ("chunk_tyx", "shard_tyx", "cell_px"):
+        yield key, old[EOCUBE_ATTR].get(key), new[EOCUBE_ATTR].get(key)
 
 
 def _iso(ms: int) -> str:

@@ -23,9 +23,9 @@ from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.cubes import root_attrs
 from eocube.io.index import compact, put_part
-from eocube.io.markers import MarkerName, get_marker, list_markers
+from eocube.io.markers import MarkerName, get_marker, is_finished
 from eocube.io.sources import put_sources
-from eocube.io.tally import finished_row, newest_marker
+from eocube.io.tally import finished_row, markers_by_region, newest_marker
 from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
@@ -88,6 +88,11 @@ class _CubeState:
     counts: dict[Region, RegionDone] = field(default_factory=dict)
     pending: int = 0
     exhausted: bool = False
+    """Whether its last task is drawn."""
+
+    left_out: bool = False
+    """Whether regions that are not finished were passed over (``retry``): the cube is then not finished either."""
+
     shared: Any = None
 
 
@@ -172,49 +177,53 @@ def _stream(
     draw: _Draw,
 ) -> Iterator[tuple[Any, tuple[RegionTask, ...]]]:
     """(shared job, regions) for each task, cube by cube; says of a cube when its last task is drawn."""
-    n = 0
-    for plan in plans:
+    n, waiting = 0, iter(plans)
+    for plan in waiting:
         state = _start(blobs, plan)
         states[plan.job.cube, plan.job.product] = state
         tasks = _tasks(blobs, state, report, retry=draw.retry)
         while batch := tuple(islice(tasks, draw.group if draw.limit is None else min(draw.group, draw.limit - n))):
             if state.shared is None:
+                _put_binding(blobs, plan.job)
                 state.shared = executor.share(plan.job, resource=draw.resource)
             n += len(batch)
             state.pending += len(batch)
             yield state.shared, batch
         if draw.limit is not None and n >= draw.limit:
-            report.stopped_at_limit = next(tasks, None) is not None or report.stopped_at_limit
-            state.exhausted = not report.stopped_at_limit
+            state.exhausted = next(tasks, None) is None
+            report.stopped_at_limit = not state.exhausted or next(waiting, None) is not None
             return
         state.exhausted = True
+        if not state.pending:
+            _finish(blobs, states.pop((plan.job.cube, plan.job.product)), report)
 
 
 def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
     kind = claim(blobs, plan.meta)
-    job = plan.job
+    return _CubeState(plan=plan, kind=kind, have=markers_by_region(blobs, plan.job.cube, plan.job.product))
+
+
+def _put_binding(blobs: Blobs, job: CubeJob) -> None:
+    """Write ``sources/``: before the first task, and not before the plan has something to write that the store lacks."""
     rows = ({"input": job.input_names[key], **row} for key, source in job.binding.sources.items() for row in source.assets())
     put_sources(blobs, job.cube, job.product, rows)
-    have: dict[Region, list[MarkerName]] = {}
-    for name in list_markers(blobs, job.cube, job.product):
-        have.setdefault(name.region, []).append(name)
-    return _CubeState(plan=plan, kind=kind, have=have)
 
 
 def _tasks(blobs: Blobs, state: _CubeState, report: RunReport, *, retry: bool) -> Iterator[RegionTask]:
     job = state.plan.job
     for region in job.spec.regions():
         known = state.have.get(region, [])
-        if retry and not any(m.partial for m in known):
-            continue
         leaves = job.leaves(job.spec.window(region))
         key = job.region_key(region, leaves)
-        if any(m.key == key and not m.partial for m in known):
+        if is_finished(known, key):
             report.regions_skipped += 1
             continue
         for old in known:
             if old.key != key:
                 _refuse_fewer(blobs, job, old, leaves)
+        if retry and not any(m.partial for m in known):
+            state.left_out = True
+            continue
         yield RegionTask(region=region, key=key, leaves=leaves, replaces=tuple(known))
 
 
@@ -239,6 +248,8 @@ def _identity(row: list[Any]) -> str:
 
 def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
     """Publish an append and leave the index part, if every region of the cube is written."""
+    if state.left_out:
+        return
     job, meta = state.plan.job, state.plan.meta
     attrs = root_attrs(meta.root, f"{blobs.url}/{meta.folder}")
     regions = (state.counts.get(r) or newest_marker(blobs, attrs, state.have.get(r, [])) for r in job.spec.regions())
@@ -246,9 +257,23 @@ def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
     if row is None:
         return
     if state.kind == "grow":
+        _refuse_overtaken(blobs, state)
         publish(blobs, meta)
     put_part(blobs, row)
     report.cubes.append(f"{job.cube}/{job.product}")
+
+
+def _refuse_overtaken(blobs: Blobs, state: _CubeState) -> None:
+    """Another run has meanwhile finished regions from sources that this one lacks: its axes must not be taken back."""
+    job = state.plan.job
+    for region, names in markers_by_region(blobs, job.cube, job.product).items():
+        done = state.counts.get(region)
+        known = {m.key for m in state.have.get(region, [])} | ({done.marker.key} if done else set())
+        if not known.issuperset(m.key for m in names):
+            raise StalePlanError(
+                f"Region {region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan. This "
+                "run knows less than the store holds, so its dates and labels were not published; run the newer command."
+            )
 
 
 def _note(report: RunReport, done: RegionDone) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import groupby
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from eocube.errors import CubeError, DamagedStoreError, StoreNotFoundError, UnknownNameError
 from eocube.io.blobs import Blobs, open_blobs
-from eocube.io.markers import list_markers
+from eocube.io.markers import is_finished, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
 from eocube.model.frame import Frame, Variable
@@ -173,8 +174,8 @@ class CubeSource:
     def _finished(self) -> dict[Region, str]:
         blobs = open_blobs(self.store_url, self._options)
         names = list_markers(blobs, self.cube, self.product)
-        partial = {m.region for m in names if m.partial}
-        return {m.region: m.key for m in names if m.region not in partial}
+        n_markers = Counter(m.region for m in names)
+        return {m.region: m.key for m in names if n_markers[m.region] == 1 and is_finished([m], m.key)}
 
     def _regions(self, window: Window) -> list[Region]:
         st, sy, sx = self.spec.shard_tyx

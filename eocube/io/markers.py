@@ -7,7 +7,7 @@ asset failed: unfinished for every later run.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -71,6 +71,15 @@ def _parse(path: str) -> MarkerName:
     stem = name.removesuffix(".json")
     t, y, x = (int(v) for v in where.split("."))
     return MarkerName(Region(t, y, x), stem.removesuffix(_PARTIAL), stem.endswith(_PARTIAL))
+
+
+def is_finished(names: Sequence[MarkerName], key: str) -> bool:
+    """Whether a region with these markers is finished as ``key``: that one marker, whole, and no other.
+
+    A second one says that a run died while it replaced the first, or that a left-over worker wrote late: whose bytes are there
+    is then not known, and the region is written again.
+    """
+    return len(names) == 1 and names[0].key == key and not names[0].partial
 
 
 def put_marker(blobs: Blobs, cube: str, product: str, region: Region, marker: Marker) -> MarkerName:
