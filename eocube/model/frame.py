@@ -73,11 +73,11 @@ class Variable:
         return out
 
     def valid(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """True where ``values`` of this variable are data (any shape)."""
-        if self.nodata is None:
-            return np.ones(values.shape, bool)
-        data: npt.NDArray[np.bool_] = ~np.isnan(values) if self.nodata != self.nodata else np.asarray(values != self.nodata)
-        return data
+        """True where ``values`` of this variable are data (any shape); NaN never is."""
+        valid = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+        if self.nodata is not None and self.nodata == self.nodata:
+            valid &= np.asarray(values != self.nodata)
+        return valid
 
 
 @dataclass(frozen=True, kw_only=True)
