@@ -11,8 +11,11 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
 
 from eocube.exec.drive import CubePlan
 from eocube.exec.executors import Executor, Resource
@@ -183,3 +186,64 @@ class ShuffledExecutor:
 
 
 _: type[Executor] = ShuffledExecutor
+
+
+# ------------------------------------------------------------------------------------------------ a store in which runs die
+
+
+class ProcessDiedError(BaseException):
+    """Stands for SIGKILL: no ``except Exception`` may outlive it."""
+
+
+class MortalFileSystem(MemoryFileSystem):
+    """``mortal://``: a file system in memory in which, after a given number of writes and deletes, every further one kills."""
+
+    protocol = "mortal"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    writes_left: ClassVar[int | None] = None
+    """Writes and deletes until death; None: immortal."""
+
+    writes: ClassVar[int] = 0
+    """Writes and deletes since :meth:`begin`."""
+
+    @classmethod
+    def begin(cls, content: dict[str, bytes] | None = None, *, writes_left: int | None = None) -> None:
+        """Start with this content and so many writes to live."""
+        cls.store.clear()
+        cls.pseudo_dirs[:] = [""]
+        cls.writes_left, cls.writes = None, 0
+        fs = cls()
+        for path, body in (content or {}).items():
+            fs.pipe_file(path, body)
+        cls.writes_left, cls.writes = writes_left, 0
+
+    @classmethod
+    def content(cls) -> dict[str, bytes]:
+        """Every object: path → bytes."""
+        return {path: file.getvalue() for path, file in cls.store.items()}
+
+    @classmethod
+    def _live(cls) -> None:
+        if cls.writes_left is not None and cls.writes >= cls.writes_left:
+            raise ProcessDiedError
+        cls.writes += 1
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **kwargs: Any) -> None:
+        """As in memory, or death."""
+        self._live()
+        super().pipe_file(path, value, mode=mode, **kwargs)
+
+    def rm_file(self, path: str) -> None:
+        """As in memory, or death."""
+        self._live()
+        super()._rm(path)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return f"/{path.removeprefix('mortal://').strip('/')}".rstrip("/")
+
+
+def register_mortal() -> None:
+    """Make ``mortal://`` known to fsspec."""
+    fsspec.register_implementation("mortal", MortalFileSystem, clobber=True)
