@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -14,9 +13,9 @@ from dask.base import is_dask_collection
 
 from eocube.errors import CubeError, UnknownNameError
 from eocube.exec.labels import variable_attrs
-from eocube.kernels.composite import count_valid, mean_over_time, median_over_time
-from eocube.lazy.lift import data_variable, lift
-from eocube.lazy.periods import bins
+from eocube.kernels.composite import DTYPES, count_valid, mean_over_time, median_over_time
+from eocube.lazy.lift import by_band, data_variable, lift, times_ms
+from eocube.lazy.periods import bins, lengths
 from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame, Variable
 from eocube.model.recipe import step
 
@@ -26,6 +25,8 @@ N_CLEAR = Variable(name="n_clear", dtype="uint16", attrs=(("long_name", "number 
 
 def _frame(frame: Frame, freq: str, method: str, origin: str) -> Frame:
     _check(method, frame.data)
+    if not frame.time_ms:
+        raise CubeError("A cube without dates cannot be composited.")
     periods = bins(frame.time_ms, freq, origin)
     return frame.with_(time_ms=periods.start_ms, time_bnds_ms=periods.bounds_ms, variables=(frame.data, N_CLEAR), per_time=())
 
@@ -37,6 +38,7 @@ def _times(inner: Frame, outer: Frame, times: tuple[int, ...], args: Mapping[str
 
 
 @step(frame=_frame, times=_times)
+@by_band
 def composite(cube: xr.Dataset, freq: str = "1MS", method: str = "median", origin: str = "1970-01-01") -> xr.Dataset:
     """One picture for each period with a date in it.
 
@@ -45,12 +47,12 @@ def composite(cube: xr.Dataset, freq: str = "1MS", method: str = "median", origi
     cube
         ``data`` (time, band, y, x), nodata where not clear (:func:`eocube.mask_clouds`).
     freq
-        A pandas alias that starts periods: ``1MS`` (months), ``QS-DEC`` (seasons), ``16D`` …
+        A pandas alias that starts periods: ``1MS`` (months), ``QS-DEC`` (seasons), ``16D``, ``W``, ``YS`` …
     method
         ``median`` (of an even number the mean of the two middle ones) or ``mean``, of the clear observations of a pixel, band
         by band.
     origin
-        ISO date from which periods are counted.
+        ISO date from which periods are counted, so that a series that begins later has the same ones.
 
     Returns
     -------
@@ -63,27 +65,28 @@ def composite(cube: xr.Dataset, freq: str = "1MS", method: str = "median", origi
     UnknownNameError
         For another method or frequency.
     CubeError
-        If the data has no nodata value, or the cube no date.
+        If the data has no nodata value, or the cube no date, or dates out of order.
     """
     v = data_variable(cube)
     nodata = _check(method, v)
-    time_ms = tuple(int(t) for t in cube["time"].values.astype("M8[ms]").astype("i8"))
-    if not time_ms:
-        raise CubeError("A cube without dates cannot be composited.")
-    periods = bins(time_ms, freq, origin)
-    data, counts = [], []
-    for b in range(len(periods.start_ms)):
-        part = cube["data"].transpose(*BANDED_DIMS).isel(time=[i for i, at in enumerate(periods.bin_of) if at == b])
-        one = {"time": 1}
-        data.append(lift(partial(_statistic, method=method, nodata=nodata), part, dims=BANDED_DIMS, dtype=v.dtype, sizes=one))
-        counts.append(lift(partial(_count, nodata=nodata), part, dims=MASK_DIMS, dtype="uint16", sizes=one, whole=("band",)))
+    periods = bins(times_ms(cube), freq, origin)
+    dates = [int(n) for n in lengths(periods)]
+    data = cube["data"].transpose(*BANDED_DIMS)
     coords = {k: c for k, c in cube.coords.items() if "time" not in c.dims}
     ns = np.array(periods.start_ms, "M8[ms]").astype("M8[ns]")
     bounds = np.array(periods.bounds_ms, "M8[ms]").astype("M8[ns]").reshape(-1, 2)
+    if is_dask_collection(data.data):
+        # A block a period, of whole dates. Both results come from these blocks, so each pixel is read once; never by way of
+        # the p2p shuffle, which a client with a big graph would choose.
+        data = data.copy(data=data.data.rechunk({0: tuple(dates), 1: -1}, method="tasks"))
+        dates = []
+    statistic = partial(_statistic, kernel=KERNELS[method], nodata=nodata, dates=dates)
+    count = partial(_count, nodata=nodata, dates=dates)
+    sizes = {"time": 1}
     return xr.Dataset(
         {
-            "data": (BANDED_DIMS, _concatenate(data), variable_attrs(v)),
-            "n_clear": (MASK_DIMS, _concatenate(counts), variable_attrs(N_CLEAR)),
+            "data": (BANDED_DIMS, lift(statistic, data, dims=BANDED_DIMS, dtype=v.dtype, sizes=sizes), variable_attrs(v)),
+            "n_clear": (MASK_DIMS, lift(count, data, dims=MASK_DIMS, dtype="uint16", sizes=sizes), variable_attrs(N_CLEAR)),
         },
         coords={**coords, "time": ("time", ns, {"standard_name": "time"}), "time_bnds": (("time", "bnds"), bounds)},
         attrs=dict(cube.attrs),
@@ -93,18 +96,24 @@ def composite(cube: xr.Dataset, freq: str = "1MS", method: str = "median", origi
 def _check(method: str, data: Variable) -> float:
     if method not in KERNELS:
         raise UnknownNameError("composite method", method, KERNELS, "composite")
+    if data.dtype not in DTYPES:
+        raise CubeError(f"Data of dtype {data.dtype} cannot be composited; convert it to one of {', '.join(DTYPES)} first.")
     if data.nodata is None:
-        raise CubeError(f"The cube's data ({data.dtype}) has no nodata value; use to_reflectance or mask_clouds first.")
+        raise CubeError(
+            f"The cube's data ({data.dtype}) has no nodata value, so nothing says which observations to leave out: use "
+            "to_reflectance first (NaN), or state one (data.attrs['_FillValue'])."
+        )
     return data.nodata
 
 
-def _statistic(block: npt.NDArray, *, method: str, nodata: float) -> npt.NDArray:
-    return KERNELS[method](block, nodata=nodata)[None]
+def _statistic(block: npt.NDArray, *, kernel: Any, nodata: float, dates: Sequence[int]) -> npt.NDArray:
+    return np.stack([kernel(part, nodata=nodata) for part in _by_period(block, dates)])
 
 
-def _count(block: npt.NDArray, *, nodata: float) -> npt.NDArray:
-    return count_valid(block, nodata=nodata)[None]
+def _count(block: npt.NDArray, *, nodata: float, dates: Sequence[int]) -> npt.NDArray:
+    return np.stack([count_valid(part, nodata=nodata) for part in _by_period(block, dates)])
 
 
-def _concatenate(parts: list[Any]) -> Any:
-    return da.concatenate(parts) if is_dask_collection(parts[0]) else np.concatenate(parts)
+def _by_period(block: npt.NDArray, dates: Sequence[int]) -> list[npt.NDArray]:
+    """``block`` cut along time into pieces of that many dates; whole where ``dates`` is empty."""
+    return np.split(block, np.cumsum(dates)[:-1]) if len(dates) else [block]

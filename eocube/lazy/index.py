@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import xarray as xr
 from eocube.errors import MissingDependencyError, RadiometryError, UnknownNameError
 from eocube.kernels.index import evaluate
 from eocube.kernels.radiometry import dn_to_reflectance
-from eocube.lazy.lift import data_variable, lift, with_data
+from eocube.lazy.lift import band_names, data_variable, lift, with_data
 from eocube.model.bands import Band
 from eocube.model.frame import BANDED_DIMS, Frame, Variable
 from eocube.model.recipe import step
@@ -60,25 +60,54 @@ def spectral_index(cube: xr.Dataset, name: str) -> xr.Dataset:
     RadiometryError
         If the cube holds integers without a scale.
     """
-    formula, symbols, constants = _from_catalogue(name)
-    have = [str(b) for b in np.atleast_1d(cube["band"].values)]
-    bands = {s: _band_for(s, have, name) for s in symbols}
-    return _spectral_index(cube, name=name.lower(), formula=formula, bands=bands, constants=constants)
+    index = _from_catalogue(name)
+    have = band_names(cube)
+    bands = {s: _band_for(s, have, index.short_name) for s in index.symbols}
+    computed: xr.Dataset = _spectral_index(
+        cube, name=index.short_name.lower(), formula=index.formula, bands=bands, constants=index.constants
+    )
+    return computed
 
 
-def _from_catalogue(name: str) -> tuple[str, list[str], dict[str, float]]:
+class _Index(NamedTuple):
+    """An index of the catalogue."""
+
+    short_name: str
+    formula: str
+    symbols: list[str]
+    """Bands in the formula, keys of ``SYMBOLS``."""
+
+    constants: dict[str, float]
+
+
+def _from_catalogue(name: str) -> _Index:
     try:
         import spyndex
     except ImportError as e:
         raise MissingDependencyError("The catalogue of spectral indices", "spyndex", "build") from e
-    known = {str(k).lower(): str(k) for k in spyndex.indices}
-    if name.lower() not in known:
-        near = [k for k in known if k.startswith(name[:2].lower())][:12]
-        raise UnknownNameError("spectral index", name, near or ["ndvi", "evi", "ndwi", "nbr"], "the catalogue of spyndex")
-    entry = spyndex.indices[known[name.lower()]]
+    short_name = _short_name(name, [str(k) for k in spyndex.indices])
+    entry = spyndex.indices[short_name]
     symbols = [b for b in entry.bands if b in SYMBOLS]
-    constants = {b: spyndex.constants[b].default for b in entry.bands if b not in SYMBOLS and b in spyndex.constants}
-    return str(entry.formula), symbols, {k: float(v) for k, v in constants.items() if v is not None}
+    defaults = {k: spyndex.constants[k].default for k in entry.bands if k in spyndex.constants}
+    constants = {k: float(v) for k, v in defaults.items() if v is not None}
+    beyond = [b for b in entry.bands if b not in SYMBOLS and b not in constants]
+    if beyond:
+        raise UnknownNameError(
+            f"symbol in {entry.formula!r}, the formula of {short_name},",
+            beyond[0],
+            [*SYMBOLS, *constants],
+            "what eocube finds in a cube (reflectance bands) or the catalogue gives a default",
+        )
+    return _Index(short_name, str(entry.formula), symbols, constants)
+
+
+def _short_name(name: str, known: list[str]) -> str:
+    """The catalogue's spelling: exact, or in another case where that leaves one."""
+    alike = [k for k in known if k.lower() == str(name).lower()]
+    if name in alike or len(alike) == 1:
+        return name if name in alike else alike[0]
+    near = alike or [k for k in known if k.lower().startswith(str(name)[:2].lower())][:12] or ["NDVI", "EVI", "NDWI", "NBR"]
+    raise UnknownNameError("spectral index", name, near, "the catalogue of spyndex")
 
 
 def _band_for(symbol: str, have: list[str], index: str) -> str:
@@ -105,7 +134,7 @@ def _frame(frame: Frame, name: str, formula: str, bands: dict[str, str], constan
 @step(frame=_frame)
 def _spectral_index(cube: xr.Dataset, name: str, formula: str, bands: dict[str, str], constants: dict[str, float]) -> xr.Dataset:
     v = data_variable(cube)
-    have = [str(b) for b in np.atleast_1d(cube["band"].values)]
+    have = band_names(cube)
     kernel = partial(
         _index_block,
         formula=re.sub(r"\s+", "", formula),
@@ -113,12 +142,10 @@ def _spectral_index(cube: xr.Dataset, name: str, formula: str, bands: dict[str, 
         constants=constants,
         decode=None if v.scale is None else {"scale": v.scale, "offset": v.offset or 0.0, "nodata": v.nodata},
     )
-    data = cube["data"].transpose(*BANDED_DIMS)
-    values = lift(kernel, data, dims=BANDED_DIMS, dtype="float32", sizes={"band": 1})
-    rest = cube.drop_vars(["data", "band"]).assign_coords(
-        band=("band", np.array([name], np.dtypes.StringDType()), {"standard_name": "band"})
-    )
-    return with_data(rest, values, _variable(v, name))
+    values = lift(kernel, cube["data"], dims=BANDED_DIMS, dtype="float32", sizes={"band": 1}, whole=("band",))
+    label = ("band", np.array([name], np.dtypes.StringDType()), {"standard_name": "band"})
+    per_band = [k for k, c in cube.coords.items() if "band" in c.dims]
+    return with_data(cube.drop_vars(per_band).isel(band=[0]).assign_coords(band=label), values, _variable(v, name))
 
 
 def _index_block(

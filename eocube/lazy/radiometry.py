@@ -10,7 +10,7 @@ import xarray as xr
 
 from eocube.errors import RadiometryError
 from eocube.kernels.radiometry import dn_to_reflectance
-from eocube.lazy.lift import data_variable, lift, with_data
+from eocube.lazy.lift import by_band, data_variable, lift, with_data
 from eocube.model.frame import BANDED_DIMS, Frame, Variable
 from eocube.model.recipe import step
 
@@ -31,6 +31,7 @@ def _frame(frame: Frame) -> Frame:
 
 
 @step(frame=_frame)
+@by_band
 def to_reflectance(cube: xr.Dataset) -> xr.Dataset:
     """Decode digital numbers with the cube's own scale, offset and nodata.
 
