@@ -1,4 +1,4 @@
-"""Decision 0003: resources on array layers do not reach the scheduler; resources on submitted tasks do."""
+"""Decision 0003: resources on array layers are lost when the graph is optimised; resources on submitted tasks are not."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ def test_optimisation_drops_the_annotation() -> None:
 def test_annotated_blocks_also_run_on_the_cpu_worker(client: Client) -> None:
     blocks = client.compute(annotated_blocks()).result(timeout=60)
     assert 0 < blocks.sum() < N_BLOCKS
+
+
+def test_without_optimisation_the_annotation_is_kept(client: Client) -> None:
+    blocks = client.compute(annotated_blocks(), optimize_graph=False).result(timeout=60)
+    assert blocks.all()
 
 
 def test_submitted_tasks_run_only_where_their_resource_is(client: Client) -> None:
