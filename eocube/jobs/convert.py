@@ -10,6 +10,7 @@ from eocube.errors import CatalogError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.region import Errors
 from eocube.jobs.open import OpenedCorpus
+from eocube.jobs.rebuild import choose_cubes, delete_cubes
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, run_plans
 from eocube.model.recipe import Binding
 from eocube.model.spec import Layout
@@ -27,6 +28,7 @@ def convert(
     limit: int | None = None,
     retry: bool = False,
     max_bytes: int = MAX_BYTES,
+    rebuild: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
     on_done: Progress | None = None,
 ) -> RunReport:
@@ -38,12 +40,18 @@ def convert(
         As :func:`eocube.open_corpus` gives it.
     sites, products
         Only those; None: all.
+    rebuild
+        Cubes (``site`` or ``site/product``) to delete first, with their markers, and to write anew: the way to put in a date that
+        is older than the last one, or to take one out.
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
         As in :func:`eocube.write_cube`.
     """
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plans = plan_convert(corpus, store, sites=sites, products=products, settings=settings)
-    inner = corpus.corpus if isinstance(corpus, OpenedCorpus) else corpus
+    if rebuild:
+        planned = list(plans)
+        delete_cubes(store, choose_cubes(rebuild, planned), storage_options=storage_options)
+        plans = iter(planned)
     return run_plans(
         store,
         plans,
@@ -51,13 +59,19 @@ def convert(
         limit=limit,
         retry=retry,
         storage_options=storage_options,
-        store_attrs={
-            "corpus": inner.name,
-            "licenses": [inner.license] if inner.license else [],
-            "attributions": list(inner.attributions),
-        },
+        store_attrs=store_attrs(corpus),
         on_done=on_done,
     )
+
+
+def store_attrs(corpus: OpenedCorpus | Corpus) -> dict[str, object]:
+    """What the root of a new store says of the corpus."""
+    inner = corpus.corpus if isinstance(corpus, OpenedCorpus) else corpus
+    return {
+        "corpus": inner.name,
+        "licenses": [inner.license] if inner.license else [],
+        "attributions": list(inner.attributions),
+    }
 
 
 def plan_convert(

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "jobs": (*SPINE, "corpora", "exec", "infer", "lazy", "patches", "sr"),
     "": (*SPINE, "corpora", "exec", "infer", "lazy", "patches", "sr", "jobs"),
     "cli": ("errors", "model", "exec", "jobs", ""),
+    "__main__": ("cli",),
     "testing": (*SPINE, "corpora", "exec", "infer", "lazy", "patches", "sr", "jobs", "cli", ""),
 }
 """Who may import whom, beside itself; ``""`` is ``eocube/__init__.py``."""

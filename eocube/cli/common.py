@@ -1,0 +1,253 @@
+"""What the verbs share: options, exit codes, and how a run is planned, shown and ended."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from eocube.errors import EocubeError
+
+if TYPE_CHECKING:
+    from eocube.exec.drive import CubePlan, RunReport
+
+DONE, FAILED, WRONG_USAGE, WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes; the last is the shell's own for Ctrl-C."""
+
+MAX_COUNTED = 1_000
+"""Cubes that are planned ahead to know how much there is to do; in a longer run the total grows as it goes."""
+
+
+class OnError(StrEnum):
+    """What to do when a file cannot be read."""
+
+    RAISE = "raise"
+    SKIP = "skip"
+
+
+class LayoutName(StrEnum):
+    """Declared use of a cube."""
+
+    MAP = "map"
+    PATCH = "patch"
+    BALANCED = "balanced"
+    SERIES = "series"
+
+
+_RUN, _ONLY = "How to run", "What to take"
+Store = Annotated[str, typer.Argument(metavar="STORE", help="Folder or URL of the store.")]
+PlanFlag = Annotated[bool, typer.Option("--plan", help="Print what it would read and cost; write nothing.", rich_help_panel=_RUN)]
+Limit = Annotated[int | None, typer.Option(min=1, help="Write at most that many regions.", rich_help_panel=_RUN)]
+Errors = Annotated[
+    OnError,
+    typer.Option(help="skip: a file that cannot be read is listed, its region stays unfinished.", rich_help_panel=_RUN),
+]
+Retry = Annotated[bool, typer.Option("--retry", help="Only regions in which a file could not be read.", rich_help_panel=_RUN)]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="serial, threads\\[:n], processes\\[:n], tcp://host:port, gateway+https://…, module:function. Default: threads.",
+        rich_help_panel=_RUN,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.", rich_help_panel=_RUN)]
+StorageOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="For the object store of the cubes; may be repeated.", rich_help_panel=_RUN),
+]
+Sites = Annotated[
+    list[str] | None, typer.Option(metavar="NAMES", help="Only these sites, by commas or repeated.", rich_help_panel=_ONLY)
+]
+Products = Annotated[
+    list[str] | None, typer.Option(metavar="NAMES", help="Only these products, by commas or repeated.", rich_help_panel=_ONLY)
+]
+Layout = Annotated[LayoutName, typer.Option(help="Declared use: dates in a shard are 1, 4, 16 or 64.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """The common flags of every long verb."""
+
+    plan: bool = False
+    limit: int | None = None
+    errors: OnError = OnError.RAISE
+    retry: bool = False
+    cluster: str | None = None
+    as_json: bool = False
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def names(given: Iterable[str] | None) -> list[str] | None:
+    """``--bands red,nir --bands scl`` → [red, nir, scl]; None where nothing was given."""
+    found = [n.strip() for text in given or () for n in text.split(",") if n.strip()]
+    return found or None
+
+
+def bbox_of(text: str) -> tuple[float, float, float, float]:
+    """``W,S,E,N`` in degrees; wrong usage for anything else."""
+    try:
+        west, south, east, north = (float(v) for v in text.split(","))
+    except ValueError as e:
+        raise typer.BadParameter(f"--bbox {text!r} is not W,S,E,N: four numbers in degrees, by commas.") from e
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise typer.BadParameter(f"--bbox {text!r} is no area: west < east and south < north in degrees are expected.")
+    return west, south, east, north
+
+
+def options_of(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """``key=value`` → a mapping; true, false, null and JSON objects or lists become that, all else stays text."""
+    out: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"--storage-option {pair!r} is not KEY=VALUE.")
+        out[key] = _loose(value)
+    return out
+
+
+def _loose(value: str) -> Any:
+    if value in {"true", "false", "null"} or value[:1] in {"{", "["}:
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ ends
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def verb(function: Function) -> Function:
+    """A command whose errors of eocube end in a message on stderr and exit code 1; with ``--json`` also in an object."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except EocubeError as e:
+            fail(e, as_json=bool(kwargs.get("as_json")))
+        except KeyboardInterrupt:
+            typer.echo("Interrupted. The same command again goes on where this one was.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run  # type: ignore[return-value]
+
+
+def fail(error: EocubeError, *, as_json: bool) -> NoReturn:
+    """Say what is the matter and leave with exit code 1."""
+    typer.echo(f"Error: {error}", err=True)
+    if as_json:
+        print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
+    raise typer.Exit(FAILED)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer's signature of a callback
+    if asked:
+        from eocube import __version__
+
+        typer.echo(f"eocube {__version__}")
+        raise typer.Exit
+
+
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of eocube itself."""
+
+
+# ------------------------------------------------------------------------------------------------ runs
+
+
+def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags, **run: Any) -> None:
+    """Plan or run cubes into a store, with a progress display, a report and an exit code.
+
+    ``run`` goes to :func:`eocube.jobs.write.run_plans` (``store_attrs``, ``resource``, ``run``, ``group``).
+    """
+    if flags.plan:
+        _show_plan(plans, flags)
+        return
+    from eocube.cli.progress import region_progress
+    from eocube.jobs.write import run_plans
+
+    with region_progress(what) as progress:
+        report = run_plans(
+            store,
+            _counted(plans, progress.expect, flags),
+            executor=flags.cluster,
+            limit=flags.limit,
+            retry=flags.retry,
+            storage_options=flags.storage_options,
+            on_done=progress.done,
+            **run,
+        )
+    end(report, flags)
+
+
+def _show_plan(plans: Iterable[CubePlan], flags: RunFlags) -> None:
+    from dataclasses import asdict
+
+    from eocube.jobs.plan import Plan
+
+    plan = Plan(list(plans))
+    summary = (plan if flags.limit is None else plan.head(flags.limit)).summary()
+    if flags.as_json:
+        print_json({"ok": True, "plan": asdict(summary)})
+    else:
+        from eocube.cli.show import many
+
+        typer.echo(f"{many(len(plan.cubes), 'cube')}: {summary}")
+
+
+def _counted(plans: Iterable[CubePlan], expect: Callable[[int], None], flags: RunFlags) -> Iterator[CubePlan]:
+    """The same plans; says how many regions there are to write, of the first 1,000 cubes beforehand, then as they come."""
+    from eocube.jobs.remaining import regions_left
+
+    left = flags.limit
+
+    def count(plan: CubePlan) -> None:
+        nonlocal left
+        n = regions_left(plan, retry=flags.retry)
+        if left is not None:
+            n = min(n, left)
+            left -= n
+        expect(n)
+
+    waiting = iter(plans)
+    first = list(islice(waiting, MAX_COUNTED))
+    for plan in first:
+        count(plan)
+    yield from first
+    for plan in waiting:
+        count(plan)
+        yield plan
+
+
+def end(report: RunReport, flags: RunFlags) -> None:
+    """Print what a run did and leave with its exit code."""
+    if flags.as_json:
+        from dataclasses import asdict
+
+        print_json({"ok": report.ok, **asdict(report)})
+    else:
+        from eocube.cli.show import show_run
+
+        show_run(report)
+    if not report.ok:
+        raise typer.Exit(WITH_FAILURES)

@@ -1,0 +1,163 @@
+"""Tables for people, on stdout."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from eocube.exec.drive import RunReport
+    from eocube.jobs.audit import AuditReport
+
+MAX_ROWS = 50
+WIDE = 200
+"""Columns where stdout is no terminal, so that a pipe gets whole lines."""
+
+
+def console() -> Console:
+    """Rich's console on today's stdout."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, soft_wrap=False, emoji=False, markup=False)
+
+
+def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A plain table; longer than 50 rows is cut, and says so."""
+    from rich.table import Table
+
+    listed = [[str(v) for v in row] for row in rows]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, overflow="fold")
+    for row in listed[:MAX_ROWS]:
+        table.add_row(*row)
+    out = console()
+    if title:
+        out.print(title, style="italic")
+    out.print(table)
+    if len(listed) > MAX_ROWS:
+        out.print(f"… and {len(listed) - MAX_ROWS} more (--json lists them)")
+
+
+def show_pairs(pairs: Mapping[str, Any]) -> None:
+    """Name and value, a line each."""
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in pairs.items():
+        table.add_row(name, str(value))
+    console().print(table)
+
+
+def many(n: int, what: str) -> str:
+    """``1 cube``, ``2 cubes``."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def megabytes(n: int) -> str:
+    """``12.3 MB``."""
+    return f"{n / 1e6:,.1f} MB"
+
+
+# ------------------------------------------------------------------------------------------------ runs and audits
+
+
+def show_run(report: RunReport) -> None:
+    """What a run did, then what failed."""
+    out = console()
+    before = f", {report.regions_skipped} were finished before" if report.regions_skipped else ""
+    written = f"{megabytes(report.bytes_written)} in {report.seconds:.1f} s to {report.store}"
+    out.print(f"{many(report.regions_done, 'region')} written{before}; {written}")
+    if report.cubes:
+        show_table("", ["complete cube"], [[c] for c in report.cubes])
+    if report.stopped_at_limit:
+        out.print("Stopped at --limit; the same command without it goes on.")
+    if report.failed:
+        rows = [(*key, len(regions), _some(regions)) for key, regions in failures(report).items()]
+        show_table(f"{many(len(rows), 'file')} could not be read", ["site", "item", "asset", "error", "regions", "which"], rows)
+        out.print("Their regions stay unfinished; mend the files and run the same command with --retry.")
+
+
+def failures(report: RunReport) -> dict[tuple[str, str, str, str], list[str]]:
+    """(site and product, item, asset, error) → regions touched."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in report.failed:
+        key = f"{row['cube']}/{row['product']}", row["item_id"], row["asset"], row["error"]
+        found.setdefault(key, []).append(row["region"])
+    return found
+
+
+def _some(regions: Sequence[str]) -> str:
+    return ", ".join(regions[:4]) + (" …" if len(regions) > 4 else "")
+
+
+def show_audit(report: AuditReport) -> None:
+    """What an audit found."""
+    out = console()
+    read = f", {megabytes(report.bytes_read)} read" if report.bytes_read else ""
+    n = f"{many(report.cubes, 'cube')}, {many(report.regions, 'region')}, {many(report.objects, 'shard')}"
+    out.print(f"{n} compared{read}: {report.store}")
+    if not report.rows:
+        out.print("Everything is as its markers say.")
+        return
+    show_table("", ["problem", "times"], report.counts.items())
+    rows = [(f"{r.cube}/{r.product}" if r.cube else "", r.region, r.problem, r.key, r.detail) for r in report.rows]
+    show_table("", ["cube", "region", "problem", "object", "what"], rows)
+    if not report.ok:
+        out.print("The command that wrote a cube, run again, writes its unfinished regions; a damaged one needs --rebuild CUBE.")
+
+
+# ------------------------------------------------------------------------------------------------ stores and cubes
+
+
+def show_store(store: Mapping[str, Any]) -> None:
+    """The index as a table."""
+    columns = ["site", "product", "dates", "first", "last", "size", "pixel", "bands", "dtype", "clear", "CRS", "unfinished"]
+    show_table(f"{many(len(store['cubes']), 'cube')} in {store['url']}", columns, (_index_row(r) for r in store["cubes"]))
+
+
+def _index_row(r: Mapping[str, Any]) -> list[Any]:
+    clear = "" if r["clear_fraction"] is None else f"{r['clear_fraction']:.0%}"
+    size = f"{r['shape'][0]} × {r['shape'][1]}"
+    dates = [(r[k] or "")[:10] for k in ("first_date", "last_date")]
+    gsd = f"{r['gsd_m'][0]:g} m"
+    bands = " ".join(r["bands"])
+    return [r["site"], r["product"], r["n_dates"], *dates, size, gsd, bands, r["dtype"], clear, r["crs"], r["unfinished_regions"]]
+
+
+def show_cube(cube: Mapping[str, Any]) -> None:
+    """One cube, field by field."""
+    dates, n = cube["dates"], cube["regions"]
+    between = f"{dates[0]} to {dates[-1]}" if dates else "none"
+    show_pairs(
+        {
+            "cube": cube["url"],
+            "dims": ", ".join(f"{k} {v}" for k, v in cube["dims"].items()),
+            "dates": f"{len(dates)}, {between}",
+            "bands": ", ".join(b["name"] + (f" ({b['eo_name']})" if b["eo_name"] else "") for b in cube["bands"]),
+            **{v["name"]: _variable(v) for v in cube["variables"]},
+            "per date": ", ".join(cube["per_time"]),
+            "grid": f"{cube['crs']}, pixel {cube['gsd_m'][0]:g} × {cube['gsd_m'][1]:g} m, {cube['bounds']}",
+            "layout": f"{cube['layout']}: chunks {cube['chunk_tyx']}, shards {cube['shard_tyx']} (time, y, x)",
+            "regions": f"{n['finished']} of {n['all']} finished" + (f", {n['failed']} with failed files" if n["failed"] else ""),
+            **{f"input {k}": _arguments(v) for k, v in cube["recipe"]["inputs"].items()},
+            **{f"step {s['id']}": f"{s['step']}({s['in']}, {_arguments(s['args'])})" for s in cube["recipe"]["steps"]},
+            "license": cube["license"] or "not stated",
+            "attribution": cube["attribution"] or "not stated",
+        }
+    )
+
+
+def _variable(v: Mapping[str, Any]) -> str:
+    decoded = "" if v["scale"] is None else f", value × {v['scale']:g} {v['offset']:+g}"
+    empty = "" if v["nodata"] is None else f", nodata {v['nodata']}"
+    return f"({', '.join(v['dims'])}) {v['dtype']}{empty}{decoded}"
+
+
+def _arguments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v}" for k, v in values.items())

@@ -1,0 +1,175 @@
+"""eocube info, audit, index, compose, corpora, sample."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from eocube.jobs.audit import audit
+from eocube.testing.stores import index_rows, tree
+from tests.cli.conftest import SITE, Catalog, Invoke, parsed
+
+CUBE = f"cubes/{SITE}/10m"
+
+
+@pytest.fixture
+def filled(eocube: Invoke, catalog: Catalog, store: Path) -> Path:
+    assert eocube("convert", "stac", catalog.path, store, "--layout", "map").exit_code == 0
+    return store
+
+
+# ------------------------------------------------------------------------------------------------ info
+
+
+def test_info_of_a_store_is_a_table_of_its_index(eocube: Invoke, filled: Path) -> None:
+    shown = eocube("info", filled).stdout
+    for part in ("1 cube", SITE, "10m", "2021-01-03", "2021-01-18", "48 × 64", "red nir", "uint16", "EPSG:32635"):
+        assert part in shown
+    (row,) = parsed(eocube("info", filled, "--json"))["cubes"]
+    assert (row["site"], row["n_dates"], row["first_date"]) == (SITE, 4, "2021-01-03T09:30:00Z")
+    assert "geometry" not in row
+
+
+def test_info_of_a_cube_tells_axes_cut_and_recipe(eocube: Invoke, filled: Path) -> None:
+    shown = eocube("info", filled / CUBE).stdout
+    for part in ("time 4, band 2, y 48, x 64", "red (B04), nir (B08)", "map: chunks [1, 48, 64]", "4 of 4 finished", "CC0-1.0"):
+        assert part in shown
+    found = parsed(eocube("info", filled / CUBE, "--json"))
+    assert found["kind"] == "cube"
+    assert found["dims"] == {"time": 4, "band": 2, "y": 48, "x": 64}
+    assert len(found["dates"]) == 4
+    assert found["regions"] == {"all": 4, "finished": 4, "failed": 0}
+    assert found["recipe"]["inputs"]["in0"]["kind"] == "stac"
+
+
+def test_info_of_a_composed_cube_lists_its_steps(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert eocube("compose", filled, out, "--freq", "10D", "--method", "mean", "--index", "ndvi").exit_code == 0
+    (row,) = index_rows(out)
+    found = parsed(eocube("info", out / "cubes" / SITE / row["product"], "--json"))
+    assert [s["step"] for s in found["recipe"]["steps"]] == ["mask_clouds", "spectral_index", "composite"]
+    assert "composite(" in eocube("info", out / "cubes" / SITE / row["product"]).stdout
+    assert [v["nodata"] for v in found["variables"] if v["name"] == "data"] == ["nan"]
+
+
+@pytest.mark.parametrize("verb", ["info", "audit", "index"])
+def test_a_folder_that_is_no_store_is_told(eocube: Invoke, tmp_path: Path, verb: str) -> None:
+    result = eocube(verb, tmp_path)
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.stderr
+    assert parsed(eocube(verb, tmp_path, "--json"))["error"]["type"] == "StoreNotFoundError"
+    assert eocube("info", tmp_path / "cubes" / "a" / "b").exit_code == 1
+
+
+def test_a_root_that_is_no_json_is_told(eocube: Invoke, filled: Path) -> None:
+    (filled / CUBE / "zarr.json").write_text("{")
+    result = eocube("info", filled / CUBE)
+    assert result.exit_code == 1
+    assert "not a cube written by eocube" in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------ audit and index
+
+
+def test_audit_of_a_whole_store_is_exit_code_0(eocube: Invoke, filled: Path) -> None:
+    for options in ([], ["--deep"], ["--quick"]):
+        result = eocube("audit", filled, *options)
+        assert result.exit_code == 0
+        assert "Everything is as its markers say." in result.stdout
+    report = parsed(eocube("audit", filled, "--json"))
+    assert (report["ok"], report["rows"], report["regions"]) == (True, [], 4)
+
+
+def test_audit_lists_what_is_wrong_with_exit_code_3(eocube: Invoke, filled: Path) -> None:
+    path = filled / CUBE / "data/c/1/0/0/0"
+    body = bytearray(path.read_bytes())
+    body[40] ^= 1
+    path.write_bytes(bytes(body))
+    (filled / CUBE / "scl/c/2/0/0").unlink()
+    result = eocube("audit", filled)
+    assert result.exit_code == 3
+    for part in ("digest", "data/c/1/0/0/0", "missing", "scl/c/2/0/0", "2.0.0"):
+        assert part in result.stdout
+    report = parsed(eocube("audit", filled, "--json", "--cluster", "serial"))
+    assert report["counts"] == {"digest": 1, "missing": 1}
+    assert eocube("audit", filled, "--quick", "--json").exit_code == 3
+    assert eocube("audit", filled, "--deep", "--quick").exit_code == 2
+
+
+def test_index_is_made_again(eocube: Invoke, filled: Path) -> None:
+    before = tree(filled)
+    (filled / "index.parquet").unlink()
+    assert eocube("audit", filled).exit_code == 3
+    result = eocube("index", filled)
+    assert result.exit_code == 0
+    assert "1 cube in the index" in result.stdout
+    assert parsed(eocube("index", filled, "--json"))["cubes"] == 1
+    assert tree(filled) == before
+
+
+# ------------------------------------------------------------------------------------------------ compose
+
+
+def test_compose_goes_on_where_it_was(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    command = ("compose", filled, tmp_path / "out", "--freq", "10D")
+    assert "2 tasks" in eocube(*command, "--plan").stdout
+    assert not (tmp_path / "out").exists()
+    assert parsed(eocube(*command, "--limit", 1, "--json"))["stopped_at_limit"]
+    rest = parsed(eocube(*command, "--json"))
+    assert (rest["regions_done"], rest["regions_skipped"], rest["ok"]) == (1, 1, True)
+    assert audit(str(tmp_path / "out"), deep=True, executor="serial").ok
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param(["--method", "best"], "best", id="method"),
+        pytest.param(["--mask", "magic"], "magic", id="mask"),
+        pytest.param(["--index", "nope"], "nope", id="index"),
+        pytest.param(["--freq", "sometimes"], "sometimes", id="freq"),
+        pytest.param(["--products", "5m"], "5m", id="product"),
+    ],
+)
+def test_compose_names_what_it_does_not_know(eocube: Invoke, filled: Path, tmp_path: Path, options: list[str], said: str) -> None:
+    result = eocube("compose", filled, tmp_path / "out", *options)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "out" / "cubes").exists()
+
+
+def test_steps_can_be_left_out(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    assert eocube("compose", filled, tmp_path / "out", "--mask", "none", "--freq", "none", "--reflectance").exit_code == 0
+    (row,) = index_rows(tmp_path / "out")
+    assert (row["n_dates"], row["dtype"]) == (4, "float32")
+
+
+# ------------------------------------------------------------------------------------------------ what ships
+
+
+def test_corpora_are_listed_with_the_samples(eocube: Invoke) -> None:
+    shown = eocube("corpora").stdout
+    assert "stac" in shown
+    assert "sentinel2" in shown
+    assert parsed(eocube("corpora", "--json"))["samples"] == ["sentinel2"]
+
+
+def test_the_sample_that_ships_is_unpacked_converted_and_whole(eocube: Invoke, tmp_path: Path) -> None:
+    path = eocube("sample", "sentinel2", tmp_path).stdout.strip()
+    assert json.loads(Path(path).read_text())["type"] == "Catalog"
+    assert parsed(eocube("sample", "sentinel2", tmp_path, "--json"))["path"] == path
+    store = tmp_path / "store"
+    command = ("convert", "stac", path, store, "--products", "20m", "--time", "2017-04/2018-06", "--bands", "green,swir16")
+    assert eocube(*command).exit_code == 0
+    report = parsed(eocube("audit", store, "--deep", "--json"))
+    assert report["ok"]
+    assert report["objects"] > 0
+
+
+def test_an_unknown_sample_is_told_with_those_that_ship(eocube: Invoke, tmp_path: Path) -> None:
+    result = eocube("sample", "mars", tmp_path)
+    assert result.exit_code == 1
+    assert "'mars'" in result.stderr
+    assert "'sentinel2'" in result.stderr
