@@ -7,8 +7,8 @@ failed reads are tried again here.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,13 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_NUM_THREADS": 1,
     "VSI_CACHE": False,
 }
+_FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/:/vsiadls/"}
+"""GDAL keeps in a process that a file could not be had: without this a second try asks nobody and fails as the first."""
+
 _ALIGNED_PX = 1e-3
+_EXACT_PX = 1e-9
+"""Most that GDAL's approximate transform may be wrong, so that it is in fact exact; rasterio does not take 0."""
+_T = TypeVar("_T")
 _REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "/vsi")
 
 
@@ -60,28 +66,32 @@ class RasterioReader:
 
     def describe(self, href: str) -> RasterInfo:
         """See :class:`Reader`."""
-        rasterio = _rasterio()
-        try:
-            with rasterio.Env(**GDAL_OPTIONS), rasterio.open(href) as src:
-                return _info(src)
-        except rasterio.errors.RasterioError as e:
-            raise AssetReadError(href, "", "header", str(e)) from e
+        return self._with_file(href, "", "header", _info)
 
     def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
         """See :class:`Reader`."""
-        rasterio = _rasterio()
         first = assets[0]
-        tries = self.retries if first.href.startswith(_REMOTE) else 1
+
+        def read(src: Any) -> npt.NDArray[Any]:
+            _check(src, first, item_id)
+            return _read(src, assets, geobox, resampling)
+
+        return self._with_file(first.href, item_id, first.key, read)
+
+    def _with_file(self, href: str, item_id: str, asset: str, use: Callable[[Any], _T]) -> _T:
+        """``use`` of the opened file; a remote one is tried again, past what GDAL remembers of the failure."""
+        rasterio = _rasterio()
+        tries = self.retries if href.startswith(_REMOTE) else 1
         for n in range(tries):
+            options = GDAL_OPTIONS if n == 0 else {**GDAL_OPTIONS, **_FORGET}
             try:
-                with rasterio.Env(**GDAL_OPTIONS), rasterio.open(first.href) as src:
-                    _check(src, first, item_id)
-                    return _read(src, assets, geobox, resampling)
+                with rasterio.Env(**options), rasterio.open(href) as src:
+                    return use(src)
             except (rasterio.errors.RasterioError, OSError) as e:
                 if isinstance(e, AssetReadError):
                     raise
                 if n + 1 == tries:
-                    raise AssetReadError(first.href, item_id, first.key, str(e) or type(e).__name__) from e
+                    raise AssetReadError(href, item_id, asset, str(e) or type(e).__name__) from e
                 time.sleep(self.backoff_s * 2**n)
         raise AssertionError  # the loop returns or raises
 
@@ -161,7 +171,7 @@ def _warp(src: Any, bands: list[int], geobox: GeoBox, resampling: str, fill: flo
     if src.crs is None or geobox.crs is None:
         raise GridError(f"{src.name} has no CRS and cannot be put on another grid.")
     height, width = geobox.shape
-    # tolerance=0: the exact transform for every pixel; the approximate one depends on the window it is made for.
+    # GDAL approximates the transform and guesses the scale, both for each window anew: a part would differ from the whole.
     with WarpedVRT(
         src,
         crs=geobox.crs.to_wkt(),
@@ -171,11 +181,30 @@ def _warp(src: Any, bands: list[int], geobox: GeoBox, resampling: str, fill: flo
         resampling=Resampling[resampling],
         src_nodata=fill,
         nodata=fill if fill is not None else 0,
-        tolerance=0,
+        tolerance=_EXACT_PX,
         warp_mem_limit=64,
+        UNIFIED_SRC_NODATA="NO",
+        **_warp_scale(_info(src).geobox, geobox),
     ) as vrt:
         pixels: npt.NDArray[Any] = vrt.read(bands)
         return pixels
+
+
+def _warp_scale(inner: GeoBox, geobox: GeoBox) -> dict[str, str]:
+    """GDAL's XSCALE and YSCALE, pixels of ``geobox`` a pixel of ``inner``, in the middle of ``inner``: equal for every window."""
+    ny, nx = (int(n) for n in inner.shape)
+    corners = [inner.affine @ (nx / 2 + dx, ny / 2 + dy) for dx, dy in ((0, 0), (1, 0), (0, 1))]
+    if inner.crs is not None and geobox.crs is not None and inner.crs != geobox.crs:
+        to_outer = inner.crs.transformer_to_crs(geobox.crs)
+        corners = [to_outer(x, y) for x, y in corners]
+    (x0, y0), (x1, y1), (x2, y2) = corners
+    a = geobox.affine
+    # Columns: one pixel of inner along x and y, in pixels of geobox. Its inverse says how far a pixel of geobox reaches in inner.
+    jacobian = np.array([[(x1 - x0) / a.a, (x2 - x0) / a.a], [(y1 - y0) / a.e, (y2 - y0) / a.e]])
+    if not np.isfinite(jacobian).all() or abs(np.linalg.det(jacobian)) < 1e-12:
+        raise GridError(f"The middle of a file on {inner.crs} cannot be put on a grid in {geobox.crs}.")
+    reach_x, reach_y = np.hypot.reduce(np.linalg.inv(jacobian), axis=1)
+    return {"XSCALE": f"{1 / reach_x:.9g}", "YSCALE": f"{1 / reach_y:.9g}"}
 
 
 def aligned_origin(inner: GeoBox, geobox: GeoBox) -> tuple[int, int] | None:

@@ -189,9 +189,11 @@ class ReaderContract(ABC):
         return self.make_reader()
 
     @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """The folder with the scene's files."""
         top = tmp_path_factory.mktemp("scene")
-        write_files(self.scene, top)
+        write_files(cls.scene, top)
         return top
 
     def asset(self, folder: Path, eo_name: str, **changes: Any) -> Asset:

@@ -424,6 +424,9 @@ class CountingReader:
         self.described: list[str] = []
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[CountingReader], tuple[Reader]]:
+        return type(self), (self.inner,)
+
     def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
         """See :class:`eocube.io.rasters.Reader`."""
         pixels = self.inner.read(assets, geobox, item_id=item_id, resampling=resampling)

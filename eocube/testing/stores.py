@@ -83,53 +83,73 @@ class CountingServer:
         return [path for path in self.paths if path.endswith("/") or "?" in path]
 
 
+def _no_fault(_: int) -> None:
+    """Every request is answered."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers from ``root``; :func:`counting_server` makes a class of it with the three attributes."""
+
+    root: ClassVar[Path]
+    counted: ClassVar[CountingServer]
+    fault: ClassVar[Callable[[int], int | None]]
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        """See http.server."""
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        """See http.server."""
+        self._answer(body=False)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def _answer(self, *, body: bool) -> None:
+        with self.counted.lock:
+            self.counted.requests.append((self.command, self.path))
+            status = self.fault(len(self.counted.requests) - 1)
+        path = (self.root / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
+        if status is None and (self.root not in path.parents or not path.is_file() or "?" in self.path):
+            status = 404
+        if status is not None:
+            self._send(status, {}, b"")
+            return
+        content, asked = path.read_bytes(), self.headers.get("Range")
+        headers = {"Accept-Ranges": "bytes", "ETag": f'"{hashlib.sha256(content).hexdigest()[:16]}"'}
+        status, start, stop = 200, 0, len(content)
+        if asked:
+            status, (start, stop) = 206, _range(asked, len(content))
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+        self._send(status, headers, content[start:stop], body=body)
+
+    def _send(self, status: int, headers: dict[str, str], content: bytes, *, body: bool = True) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+            with self.counted.lock:
+                self.counted.bytes_sent += len(content)
+
+
 @contextmanager
-def counting_server(folder: Path | str) -> Iterator[CountingServer]:
-    """Serve ``folder`` on a free port of this machine; knows GET, HEAD and single byte ranges, and lists nothing."""
-    root = Path(folder).resolve()
+def counting_server(folder: Path | str, *, fault: Callable[[int], int | None] | None = None) -> Iterator[CountingServer]:
+    """Serve ``folder`` on a free port of this machine; knows GET, HEAD and single byte ranges, and lists nothing.
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-        def _answer(self, *, body: bool) -> None:
-            with counted.lock:
-                counted.requests.append((self.command, self.path))
-            path = (root / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
-            if root not in path.parents or not path.is_file() or "?" in self.path:
-                self._send(404, {}, b"")
-                return
-            content, asked = path.read_bytes(), self.headers.get("Range")
-            headers = {"Accept-Ranges": "bytes", "ETag": f'"{hashlib.sha256(content).hexdigest()[:16]}"'}
-            status, start, stop = 200, 0, len(content)
-            if asked:
-                status, (start, stop) = 206, _range(asked, len(content))
-                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
-            self._send(status, headers, content[start:stop], body=body)
-
-        def _send(self, status: int, headers: dict[str, str], content: bytes, *, body: bool = True) -> None:
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
-                with counted.lock:
-                    counted.bytes_sent += len(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    ``fault`` turns the number of a request, from 0, into the HTTP status it fails with, or None.
+    """
+    counted = CountingServer("")
+    handler = type(
+        "Handler", (_Handler,), {"root": Path(folder).resolve(), "counted": counted, "fault": staticmethod(fault or _no_fault)}
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
-    counted = CountingServer(f"http://127.0.0.1:{server.server_address[1]}")
+    counted.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
