@@ -55,11 +55,18 @@ def same_store(a: Path | str, b: Path | str) -> bool:
     return cubes_of(a) == cubes_of(b) and markers_of(a) == markers_of(b) and index_rows(a) == index_rows(b)
 
 
+def _no_fault(_: int) -> None:
+    """Every request is answered."""
+
+
 @dataclass
 class CountingServer:
     """A folder served over HTTP with ranges, and a log of what was asked for."""
 
     url: str
+    fault: Callable[[int], int | None] = _no_fault
+    """Number of a request, from 0 → the HTTP status it fails with, or None."""
+
     requests: list[tuple[str, str]] = field(default_factory=list)
     """(method, path) of every request, in order; a path that ends in ``/`` would be a listing, and is answered 404."""
 
@@ -83,16 +90,11 @@ class CountingServer:
         return [path for path in self.paths if path.endswith("/") or "?" in path]
 
 
-def _no_fault(_: int) -> None:
-    """Every request is answered."""
-
-
 class _Handler(BaseHTTPRequestHandler):
-    """Answers from ``root``; :func:`counting_server` makes a class of it with the three attributes."""
+    """Answers from ``root``; :func:`counting_server` makes a class of it with the two attributes."""
 
     root: ClassVar[Path]
     counted: ClassVar[CountingServer]
-    fault: ClassVar[Callable[[int], int | None]]
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -110,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         with self.counted.lock:
             self.counted.requests.append((self.command, self.path))
-            status = self.fault(len(self.counted.requests) - 1)
+            status = self.counted.fault(len(self.counted.requests) - 1)
         path = (self.root / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
         if status is None and (self.root not in path.parents or not path.is_file() or "?" in self.path):
             status = 404
@@ -143,10 +145,8 @@ def counting_server(folder: Path | str, *, fault: Callable[[int], int | None] | 
 
     ``fault`` turns the number of a request, from 0, into the HTTP status it fails with, or None.
     """
-    counted = CountingServer("")
-    handler = type(
-        "Handler", (_Handler,), {"root": Path(folder).resolve(), "counted": counted, "fault": staticmethod(fault or _no_fault)}
-    )
+    counted = CountingServer("", fault or _no_fault)
+    handler = type("Handler", (_Handler,), {"root": Path(folder).resolve(), "counted": counted})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     counted.url = f"http://127.0.0.1:{server.server_address[1]}"
