@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import xarray as xr
 
-from eocube.errors import CatalogError
+from eocube.errors import CatalogError, CubeError, EocubeError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.region import Errors
-from eocube.jobs.open import Store, open_store
+from eocube.io.blobs import open_blobs
+from eocube.io.cubes import cube_path, read_root
+from eocube.jobs.open import Store, open_cube, open_store
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_cube, run_plans
 from eocube.lazy.composite import composite
 from eocube.lazy.index import spectral_index
 from eocube.lazy.masks import mask_clouds
 from eocube.lazy.radiometry import to_reflectance
+from eocube.model.recipe import RECIPE_ATTR
 from eocube.model.spec import Layout
 
 
@@ -68,10 +73,12 @@ def compose(
     store, out
         Stores; they may be the same.
     sites, products
-        Only those; None: all in the index.
+        Only those. None: all sites in the index; all products that were converted from original files, or in a store without
+        any such product those it has. A site whose conversion was never finished is in no index.
     mask, reflectance, index, freq, method
         As in :func:`eocube.mask_clouds`, :func:`eocube.to_reflectance`, :func:`eocube.spectral_index` and
-        :func:`eocube.composite`; None leaves the step out. Without ``reflectance`` or ``index`` the numbers stay integers.
+        :func:`eocube.composite`; None (for ``reflectance`` False) leaves the step out. Without ``reflectance`` or ``index``
+        integers stay integers.
     suffix
         A cube goes to product ``<product>_<suffix>``; default: the steps' names, ``10m_median_1MS``.
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
@@ -79,8 +86,9 @@ def compose(
 
     Raises
     ------
-    StoreNotFoundError, UnknownNameError, CatalogError
-        Before any pixel is read.
+    StoreNotFoundError, UnknownNameError, CatalogError, CubeError
+        Before any pixel is read: no store, site, product, mask or band of that name, or a chosen cube with regions whose files
+        could not be read.
     """
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     steps = {"mask": mask, "reflectance": reflectance, "index": index, "freq": freq, "method": method}
@@ -98,30 +106,96 @@ def plan_compose(
     suffix: str | None = None,
     settings: WriteSettings | None = None,
 ) -> Iterator[CubePlan]:
-    """A plan for each cube. ``steps`` are the arguments of :func:`chain`; CatalogError where no cube is chosen."""
+    """A plan for each cube, made as it is drawn. ``steps`` are the arguments of :func:`chain`; errors as in :func:`compose`.
+
+    One cube of each product is planned at once, so that what is wrong with the steps shows before anything is written.
+    """
     settings = settings or WriteSettings(layout="map")
+    ending = suffix or _suffix(steps)
+    if not ending:
+        raise CubeError("compose was asked for no step: mask, reflectance, index and freq are all left out.")
     opened = open_store(store, storage_options=settings.storage_options)
-    rows = opened.index.select(["site", "product"]).to_pylist()
-    chosen = [(r["site"], r["product"]) for r in rows if _among(r["site"], sites) and _among(r["product"], products)]
-    if not chosen:
-        raise CatalogError(
-            f"No cube of {store} is chosen by sites={sites} and products={products}; it has "
-            f"{[(r['site'], r['product']) for r in rows[:10]]}."
+    composing = _Composing(opened, out, ending, settings, steps)
+    rows = opened.index.select(["site", "product", "cube", "unfinished_regions"]).to_pylist()
+    rows = _chosen(rows, sites, "site", store)
+    same = opened.url == open_blobs(out, settings.storage_options).url
+    rows = _chosen(rows, products, "product", store) if products is not None else _observed(rows, composing, same_store=same)
+    if not rows:
+        raise CatalogError(f"No cube of {store} is chosen by sites={sites} and products={products}.")
+    _refuse_unfinished(rows, store)
+    for row in {r["product"]: r for r in reversed(rows)}.values():
+        composing.plan(row)
+    return map(composing.plan, rows)
+
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Composing:
+    """What the plans of one call share."""
+
+    opened: Store
+    out: str
+    suffix: str
+    settings: WriteSettings
+    steps: Mapping[str, Any]
+
+    def target(self, product: str) -> str:
+        """The product that ``product`` is made into."""
+        return f"{product}_{self.suffix}"
+
+    def cube(self, row: Row) -> xr.Dataset:
+        """The lazy cube of an index row."""
+        url = f"{self.opened.url}/{cube_path(row['cube'], row['product'])}"
+        return open_cube(url, storage_options=self.settings.storage_options)
+
+    def recipe(self, row: Row) -> dict[str, Any]:
+        """The recipe with which an index row's cube was made."""
+        blobs = open_blobs(self.opened.url, self.settings.storage_options)
+        found: dict[str, Any] = json.loads(read_root(blobs, row["cube"], row["product"])[RECIPE_ATTR])
+        return found
+
+    def plan(self, row: Row) -> CubePlan:
+        """The plan of an index row; its errors say which cube they are about."""
+        site, product = row["site"], row["product"]
+        try:
+            cube = chain(self.cube(row), **self.steps)
+            return plan_cube(cube, self.out, site=site, product=self.target(product), settings=self.settings)
+        except EocubeError as e:
+            e.add_note(f"(composing {site}/{product} of {self.opened.url})")
+            raise
+
+
+def _chosen(rows: list[Row], wanted: Sequence[str] | None, kind: str, store: str) -> list[Row]:
+    """Rows whose ``kind`` is wanted; UnknownNameError for a name that no row has."""
+    if wanted is None:
+        return rows
+    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+    known = list(dict.fromkeys(r[kind] for r in rows))
+    for name in wanted:
+        if name not in known:
+            raise UnknownNameError(kind, name, known[:20], f"the index of {store}")
+    return [r for r in rows if r[kind] in wanted]
+
+
+def _observed(rows: list[Row], composing: _Composing, *, same_store: bool) -> list[Row]:
+    """Rows of products that no step made, or all where there is none such; never what this very command made before."""
+    first = {r["product"]: r for r in reversed(rows)}
+    plain = {p for p, r in first.items() if not composing.recipe(r)["steps"]}
+    chosen = plain or set(first)
+    made = {composing.target(p) for p in chosen} if same_store else set()
+    return [r for r in rows if r["product"] in chosen - made]
+
+
+def _refuse_unfinished(rows: list[Row], store: str) -> None:
+    holes = [f"{r['site']}/{r['product']} ({r['unfinished_regions']} regions)" for r in rows if r["unfinished_regions"]]
+    if holes:
+        shown = ", ".join(holes[:5]) + (f" and {len(holes) - 5} more" if len(holes) > 5 else "")
+        raise CubeError(
+            f"Of {len(rows)} chosen cubes of {store}, {len(holes)} have regions in which a file could not be read, and their pixels "
+            f"would be silent holes: {shown}. Finish them (the command that wrote them, with --retry), or choose other sites."
         )
-    return (
-        _plan_one(opened, out, site, product, f"{product}_{suffix or _suffix(steps)}", settings, steps)
-        for site, product in chosen
-    )
-
-
-def _among(name: str, wanted: Sequence[str] | None) -> bool:
-    return wanted is None or name in wanted
-
-
-def _plan_one(
-    opened: Store, out: str, site: str, product: str, target: str, settings: WriteSettings, steps: Mapping[str, Any]
-) -> CubePlan:
-    return plan_cube(chain(opened.cube(site, product), **steps), out, site=site, product=target, settings=settings)
 
 
 def _suffix(steps: Mapping[str, Any]) -> str:
