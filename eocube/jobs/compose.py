@@ -193,8 +193,8 @@ def _refuse_unfinished(rows: list[Row], store: str) -> None:
     if holes:
         shown = ", ".join(holes[:5]) + (f" and {len(holes) - 5} more" if len(holes) > 5 else "")
         raise CubeError(
-            f"Of {len(rows)} chosen cubes of {store}, {len(holes)} have regions in which a file could not be read, and their pixels "
-            f"would be silent holes: {shown}. Finish them (the command that wrote them, with --retry), or choose other sites."
+            f"Of {len(rows)} chosen cubes of {store}, {len(holes)} have regions in which a file could not be read, and their "
+            f"pixels would be silent holes: {shown}. Finish them (the command that wrote them, with --retry), or leave them out."
         )
 
 
