@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from eocube.errors import AssetReadError, StalePlanError
+from eocube.errors import AssetReadError, StalePlanError, StepContractError
 from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import cube_path
@@ -146,12 +146,24 @@ class RegionWriter:
     def add(self, piece: Piece, arrays: Arrays) -> None:
         """Encode the chunks of one piece, count its valid and clear pixels."""
         for v in self._spec.frame.variables:
+            self._check(v, piece, arrays[v.name])
             for at, values in self._cut(piece, v, arrays[v.name]):
                 body = encode_chunk(values, self._spec.chunk_shape(v), v)
                 if body is not None:
                     self._chunks[v.name][at] = body
         self._bytes_evaluated += sum(a.nbytes for a in arrays.values())
         self._count(piece, arrays)
+
+    def _check(self, v: Variable, piece: Piece, values: npt.NDArray[Any]) -> None:
+        """Refuse pixels of another dtype or shape than promised: encoding would cast or cut them without a word."""
+        depth = (len(self._spec.frame.bands),) if v.banded else ()
+        shape = (len(piece.window.times), *depth, *piece.window.shape_yx)
+        if values.dtype != np.dtype(v.dtype) or values.shape != shape:
+            raise StepContractError(
+                f"Variable {v.name!r} of {self._job.cube}/{self._job.product} was to be {v.dtype} {shape} in {piece.window} and "
+                f"came as {values.dtype} {values.shape}. A graph or step that says one dtype and computes another must be mended "
+                "(astype, or the right output_dtypes=)."
+            )
 
     def finish(self) -> RegionDone:
         """Put the shards, then the marker; StalePlanError where a newer plan was here meanwhile."""

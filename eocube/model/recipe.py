@@ -254,6 +254,8 @@ def fingerprint_of(cube: Any) -> str | None:
 def _coord_digest(coord: Any) -> str:
     values = np.asarray(coord.values)
     raw = repr(values.tolist()).encode() if values.dtype.kind in "OUST" else np.ascontiguousarray(values).tobytes()
+    if "crs_wkt" in coord.attrs:  # a grid mapping: its content is its attributes
+        raw += repr(sorted((str(k), str(v)) for k, v in coord.attrs.items())).encode()
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
