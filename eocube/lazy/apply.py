@@ -222,7 +222,7 @@ def _lazy_node(node: Node, binding: Binding, cube: xr.Dataset, attrs: Mapping[st
         name=f"eocube-node-{token}-{digest([list(map(int, c)) for c in chunks])}",
         asarray=False,
         fancy=False,
-        inline_array=True,
+        inline_array=False,  # a task names the source, which goes to each worker once: a thousand items are megabytes
         meta=np.empty((0, 0, 0), object),
     )
     arrays = {v.name: _variable_of(blocks, v, len(frame.bands)) for v in frame.variables}

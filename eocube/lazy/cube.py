@@ -53,7 +53,7 @@ def _dask_array(source: Source, frame: Frame, name: str, chunks: Chunks) -> da.A
         name=f"eocube-{name}-{source.token()}-{'x'.join(map(str, cut))}",
         asarray=False,
         fancy=False,
-        inline_array=True,
+        inline_array=False,  # a task names the source, which goes to each worker once: a thousand items are megabytes
         meta=np.empty((0,) * len(shape), frame.variable(name).dtype),
     )
 

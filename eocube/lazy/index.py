@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from dataclasses import replace
@@ -92,12 +93,8 @@ def _from_catalogue(name: str) -> _Index:
     constants = {k: float(v) for k, v in defaults.items() if v is not None}
     beyond = [b for b in entry.bands if b not in SYMBOLS and b not in constants]
     if beyond:
-        raise UnknownNameError(
-            f"symbol in {entry.formula!r}, the formula of {short_name},",
-            beyond[0],
-            [*SYMBOLS, *constants],
-            "what eocube finds in a cube (reflectance bands) or the catalogue gives a default",
-        )
+        where = f"{short_name} = {entry.formula}: eocube finds reflectance in cubes, and takes defaults from the catalogue"
+        raise UnknownNameError("symbol", beyond[0], [*SYMBOLS, *constants], where)
     return _Index(short_name, str(entry.formula), symbols, constants)
 
 
@@ -106,7 +103,9 @@ def _short_name(name: str, known: list[str]) -> str:
     alike = [k for k in known if k.lower() == str(name).lower()]
     if name in alike or len(alike) == 1:
         return name if name in alike else alike[0]
-    near = alike or [k for k in known if k.lower().startswith(str(name)[:2].lower())][:12] or ["NDVI", "EVI", "NDWI", "NBR"]
+    by_lower = {k.lower(): k for k in known}
+    near = [by_lower[k] for k in difflib.get_close_matches(str(name).lower(), by_lower, n=8, cutoff=0.5)]
+    near = alike or near or ["NDVI", "EVI", "NDWI", "NBR"]
     raise UnknownNameError("spectral index", name, near, "the catalogue of spyndex")
 
 
