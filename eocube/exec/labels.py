@@ -10,11 +10,9 @@ import xarray as xr
 
 from eocube.errors import StepContractError
 from eocube.io.geozarr import spatial_ref_attrs
-from eocube.io.template import band_attrs
+from eocube.io.template import axis_attrs, band_attrs
 from eocube.model.frame import Frame, Variable
 from eocube.model.window import Window
-
-_UNITS = {"y": "projection_y_coordinate", "x": "projection_x_coordinate"}
 
 
 def labelled(frame: Frame, window: Window, arrays: Mapping[str, Any]) -> xr.Dataset:
@@ -30,13 +28,13 @@ def variable_attrs(variable: Variable) -> dict[str, Any]:
 
 def coords_of(frame: Frame, window: Window) -> dict[str, Any]:
     """Coordinates of a window: time, band, y, x, spatial_ref, per-date scalars, time bounds."""
-    y, x = frame.yx
+    (y, x), axes = frame.yx, axis_attrs(frame)
     times = list(window.times)
     coords: dict[str, Any] = {
         "time": ("time", frame.time[times], {"standard_name": "time"}),
         "band": ("band", np.array(frame.band_names, np.dtypes.StringDType()), band_attrs(frame.bands)),
-        "y": ("y", y[slice(*window.y)], {"standard_name": _UNITS["y"]}),
-        "x": ("x", x[slice(*window.x)], {"standard_name": _UNITS["x"]}),
+        "y": ("y", y[slice(*window.y)], axes["y"]),
+        "x": ("x", x[slice(*window.x)], axes["x"]),
         "spatial_ref": ((), np.int32(0), spatial_ref_attrs(frame.geobox)),
     }
     if frame.time_bnds_ms is not None:

@@ -115,7 +115,7 @@ def _axes(frame: Frame) -> list[tuple[str, npt.NDArray[Any], tuple[str, ...], di
     """(name, values, dims, attributes) of every coordinate."""
     y, x = frame.yx
     ms = {"units": "milliseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-    axis = _axis_attrs(frame)
+    axis = axis_attrs(frame)
     bounds = {"bounds": "time_bnds"} if frame.time_bnds_ms is not None else {}
     out: list[tuple[str, npt.NDArray[Any], tuple[str, ...], dict[str, Any]]] = [
         ("time", np.array(frame.time_ms, "i8"), ("time",), {**ms, "standard_name": "time", **bounds}),
@@ -140,17 +140,16 @@ def band_attrs(bands: tuple[Band, ...]) -> dict[str, Any]:
     return out
 
 
-def _axis_attrs(frame: Frame) -> dict[str, dict[str, Any]]:
+def axis_attrs(frame: Frame) -> dict[str, dict[str, Any]]:
+    """CF attributes of ``y`` and ``x``."""
     crs = frame.geobox.crs
     if crs is not None and crs.geographic:
         return {
             "y": {"standard_name": "latitude", "units": "degrees_north"},
             "x": {"standard_name": "longitude", "units": "degrees_east"},
         }
-    return {
-        "y": {"standard_name": "projection_y_coordinate", "units": "metre"},
-        "x": {"standard_name": "projection_x_coordinate", "units": "metre"},
-    }
+    unit = "metre" if crs is None else crs.proj.axis_info[0].unit_name.replace(" ", "_")
+    return {axis: {"standard_name": f"projection_{axis}_coordinate", "units": unit} for axis in ("y", "x")}
 
 
 def _put_axis(group: Any, name: str, values: npt.NDArray[Any], dims: tuple[str, ...], attrs: dict[str, Any]) -> None:
