@@ -127,13 +127,18 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def verb(function: Function) -> Function:
-    """A command whose errors of eocube end in a message on stderr and exit code 1; with ``--json`` also in an object."""
+    """A command whose errors end in a message on stderr and exit code 1; with ``--json`` also in an object.
+
+    Those are errors of eocube and of the system (permissions, network); anything else is a defect and keeps its traceback.
+    """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             function(*args, **kwargs)
-        except EocubeError as e:
+        except BrokenPipeError:
+            raise  # `eocube info STORE | head`: typer leaves quietly
+        except (EocubeError, OSError) as e:
             fail(e, as_json=bool(kwargs.get("as_json")))
         except KeyboardInterrupt:
             typer.echo("Interrupted. The same command again goes on where this one was.", err=True)
@@ -142,7 +147,7 @@ def verb(function: Function) -> Function:
     return run  # type: ignore[return-value]
 
 
-def fail(error: EocubeError, *, as_json: bool) -> NoReturn:
+def fail(error: Exception, *, as_json: bool) -> NoReturn:
     """Say what is the matter and leave with exit code 1."""
     typer.echo(f"Error: {error}", err=True)
     if as_json:

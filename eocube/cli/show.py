@@ -144,12 +144,20 @@ def show_cube(cube: Mapping[str, Any]) -> None:
             "per date": ", ".join(cube["per_time"]),
             "grid": f"{cube['crs']}, pixel {cube['gsd_m'][0]:g} × {cube['gsd_m'][1]:g} m, {cube['bounds']}",
             "layout": f"{cube['layout']}: chunks {cube['chunk_tyx']}, shards {cube['shard_tyx']} (time, y, x)",
-            "regions": f"{n['finished']} of {n['all']} finished" + (f", {n['failed']} with failed files" if n["failed"] else ""),
+            "regions": _regions(n),
             **{f"input {k}": _arguments(v) for k, v in cube["recipe"]["inputs"].items()},
             **{f"step {s['id']}": f"{s['step']}({s['in']}, {_arguments(s['args'])})" for s in cube["recipe"]["steps"]},
             "license": cube["license"] or "not stated",
             "attribution": cube["attribution"] or "not stated",
         }
+    )
+
+
+def _regions(n: Mapping[str, int]) -> str:
+    if "finished" not in n:
+        return f"{n['all']}"
+    return f"{n['finished']} of {n['all']} finished" + (
+        f", {n['failed']} with files that could not be read" if n["failed"] else ""
     )
 
 

@@ -104,6 +104,11 @@ class StoredCube:
         return spec_from_attrs(self.attrs)
 
 
+def can_list(url: str) -> bool:
+    """Whether the objects below an address can be listed; over plain HTTP they cannot."""
+    return not url.lower().startswith(("http://", "https://"))
+
+
 def find_cubes(blobs: Blobs) -> list[tuple[str, str]]:
     """(cube, product) of everything that looks like a cube below ``cubes/``, whole or not, sorted; from one listing."""
     paths = (key.split("/") for key, _ in blobs.list(CUBES))

@@ -112,19 +112,28 @@ def _check_axes(blobs: Blobs, stored: StoredCube, storage_options: Mapping[str, 
     import zarr
 
     store = open_blobs(f"{blobs.url}/{stored.folder}", storage_options).zarr_store()
-    for name, wanted in axes_of(stored.spec.frame).items():
-        key = f"{stored.folder}/{name}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3.1: notes on the "string" dtype
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr 3.1: notes on the "string" dtype
-                array: Any = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)[name]
-                found = np.asarray(array[...])
-        except Exception as e:  # noqa: BLE001 - damaged bytes raise whatever the codec raises
-            yield Finding("coordinate", key, f"it does not decode: {type(e).__name__}: {e}")
-            continue
-        same = found.tolist() == wanted if isinstance(wanted, list) else np.array_equal(found, wanted)
-        if not same:
-            yield Finding("coordinate", key, f"it decodes to {_ends(found)}, the root says {_ends(np.array(wanted))}")
+            group: Any = zarr.open_group(store, mode="r", zarr_format=3, use_consolidated=True)
+        except Exception as e:  # noqa: BLE001 - zarr raises whatever its parsers raise
+            yield Finding("metadata", f"{stored.folder}/{ROOT}", f"zarr cannot open it: {type(e).__name__}: {e}")
+            return
+        found = {name: _decoded(group, name) for name in axes_of(stored.spec.frame)}
+    for name, wanted in axes_of(stored.spec.frame).items():
+        values, key = found[name], f"{stored.folder}/{name}"
+        if isinstance(values, str):
+            yield Finding("coordinate", key, f"it does not decode: {values}")
+        elif not (values.tolist() == wanted if isinstance(wanted, list) else np.array_equal(values, wanted)):
+            yield Finding("coordinate", key, f"it decodes to {_ends(values)}, the root says {_ends(np.array(wanted))}")
+
+
+def _decoded(group: Any, name: str) -> Any:
+    """Values of one array, or as text what went wrong."""
+    try:
+        return np.asarray(group[name][...])
+    except Exception as e:  # noqa: BLE001 - damaged bytes raise whatever the codec raises
+        return f"{type(e).__name__}: {e}"
 
 
 def _ends(values: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from eocube.errors import DamagedStoreError, StoreNotFoundError
+from eocube.errors import DamagedStoreError, StoreNotFoundError, UnknownNameError
 from eocube.exec.executors import Executor, executing
 from eocube.io.blobs import STAGING, Blobs, open_blobs
 from eocube.io.index import PARTS, compact, put_part
@@ -23,6 +23,7 @@ from eocube.io.verify import (
     Problem,
     RegionCheck,
     StoredCube,
+    can_list,
     check_region,
     find_cubes,
     find_marked,
@@ -112,8 +113,8 @@ def audit(
 
     Raises
     ------
-    StoreNotFoundError
-        If no store is there.
+    StoreNotFoundError, UnknownNameError
+        If no store is there, or at an address that cannot list its objects (plain HTTP).
 
     Notes
     -----
@@ -142,8 +143,8 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
 
     Raises
     ------
-    StoreNotFoundError
-        If no store is there.
+    StoreNotFoundError, UnknownNameError
+        If no store is there, or at an address that cannot list its objects (plain HTTP).
     DamagedStoreError
         If a root or marker cannot be read; ``eocube audit`` lists them all.
     """
@@ -168,6 +169,9 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
 
 def _open(store: str, options: Mapping[str, Any]) -> Blobs:
     blobs = open_blobs(store, options)
+    if not can_list(store):
+        known = ["a folder", "s3://…", "gs://…", "az://…", "memory://…", "any other fsspec URL with listings"]
+        raise UnknownNameError("address of a store to audit or index", store, known, "plain HTTP, which cannot list objects")
     if blobs.get(ROOT) is None:
         raise StoreNotFoundError(store)
     return blobs

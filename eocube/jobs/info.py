@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from eocube.io.cubes import CubeSource, split_cube_url
 from eocube.io.index import gsd_m
 from eocube.io.tally import markers_by_region
 from eocube.io.template import EOCUBE_ATTR
+from eocube.io.verify import can_list
 from eocube.jobs.open import CORPORA, open_store
 from eocube.model.recipe import RECIPE_ATTR
 
@@ -46,12 +48,15 @@ def describe_store(url: str, *, storage_options: Mapping[str, Any] | None = None
 
 
 def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """One cube: axes, bands, variables, how it is cut, how far it is written, and its recipe."""
+    """One cube: axes, bands, variables, how it is cut, how far it is written (unless over plain HTTP), and its recipe."""
     source = CubeSource.open(url, options=storage_options)
     spec, attrs = source.spec, source.attrs
     frame, box = spec.frame, spec.frame.geobox
-    names = markers_by_region(open_blobs(source.store_url, storage_options), source.cube, source.product)
-    left = [all(m.partial for m in found) for found in names.values()]
+    regions = {"all": math.prod(spec.grid)}
+    if can_list(url):
+        names = markers_by_region(open_blobs(source.store_url, storage_options), source.cube, source.product).values()
+        failed = sum(any(m.partial for m in found) for found in names)
+        regions |= {"finished": len(names) - failed, "failed": failed}
     recipe = json.loads(attrs[RECIPE_ATTR])
     return {
         "kind": "cube",
@@ -80,7 +85,7 @@ def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None)
         "layout": spec.layout,
         "chunk_tyx": list(spec.chunk_tyx),
         "shard_tyx": list(spec.shard_tyx),
-        "regions": {"all": spec.grid[0] * spec.grid[1] * spec.grid[2], "finished": left.count(False), "failed": left.count(True)},
+        "regions": regions,
         "settings_id": attrs[EOCUBE_ATTR]["settings_id"],
         "recipe": recipe,
         "license": attrs.get("license"),

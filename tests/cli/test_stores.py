@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eocube.jobs.audit import audit
-from eocube.testing.stores import index_rows, tree
+from eocube.testing.stores import counting_server, index_rows, tree
 from tests.cli.conftest import SITE, Catalog, Invoke, parsed
 
 CUBE = f"cubes/{SITE}/10m"
@@ -173,3 +173,17 @@ def test_an_unknown_sample_is_told_with_those_that_ship(eocube: Invoke, tmp_path
     assert result.exit_code == 1
     assert "'mars'" in result.stderr
     assert "'sentinel2'" in result.stderr
+
+
+def test_over_plain_http_a_cube_is_shown_and_what_needs_a_listing_is_refused(eocube: Invoke, filled: Path) -> None:
+    with counting_server(filled) as server:
+        assert SITE in eocube("info", server.url).stdout
+        found = parsed(eocube("info", f"{server.url}/{CUBE}", "--json"))
+        assert found["regions"] == {"all": 4}
+        assert "time 4" in eocube("info", f"{server.url}/{CUBE}").stdout
+        server.clear()
+        for verb in ("audit", "index"):
+            result = eocube(verb, server.url)
+            assert result.exit_code == 1
+            assert "cannot list objects" in result.stderr
+        assert server.requests == []

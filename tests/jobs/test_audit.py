@@ -372,6 +372,21 @@ def test_an_append_that_is_not_published_is_told(tmp_path: Path) -> None:
     assert check(tmp_path / "store", deep=True).rows == ()
 
 
+def test_an_append_with_a_file_that_cannot_be_read_is_told_until_it_is_healed(tmp_path: Path) -> None:
+    """The older dates of the region stay as they were, with their marker beside the new, partial one."""
+    scenes = make_series(6)
+    items = write_items([replace(s, missing=("B08",)) if s.number == 3 else s for s in scenes], tmp_path / "files")
+    where = str(tmp_path / "store")
+    convert(open_corpus("stac", items[:3]), where, layout="patch", executor="serial")
+    convert(open_corpus("stac", items), where, layout="patch", executor="serial", errors="skip")
+    report = check(tmp_path / "store", deep=True)
+    assert report.counts["failed_asset"] == 1
+    assert set(report.counts) <= {"failed_asset", "marker", "index"}
+    write_items(scenes, tmp_path / "files")
+    convert(open_corpus("stac", items), where, layout="patch", executor="serial", retry=True)
+    assert check(tmp_path / "store", deep=True).rows == ()
+
+
 # ------------------------------------------------------------------------------------------------ index
 
 
