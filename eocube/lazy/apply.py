@@ -16,7 +16,7 @@ import xarray as xr
 from eocube.errors import CubeError, StepContractError, UnrecordedError
 from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.exec.labels import labelled
-from eocube.lazy.graph_source import frame_of_dataset, graph_source
+from eocube.lazy.graph_source import as_cube, frame_of_dataset, graph_source
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
@@ -153,7 +153,7 @@ class _Trial:
     def frame(self) -> Frame:
         """The frame of the function's result; StepContractError where it depends on what else it sees."""
         first = self._run(self._near)
-        shown = frame_of_dataset(first.assign_coords(spatial_ref=self._given["spatial_ref"]))
+        shown = frame_of_dataset(as_cube(first).assign_coords(spatial_ref=self._given["spatial_ref"]))
         core = self._core_of(first, self._near)
         self._compare(core, self._core_of(self._run(self._far), self._far), _WIDER)
         for t in {0, self._given.sizes["time"] - 1}:

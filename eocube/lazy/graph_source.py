@@ -15,10 +15,12 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import CubeError, GridError, UnrecordedError
+from eocube.lazy.lift import band_names, times_ms
 from eocube.model.bands import Band
 from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame, PerTime, Variable
 from eocube.model.hashing import digest
 from eocube.model.recipe import Arrays, Cost, Node, OnError, fingerprint_of, frame_bytes
+from eocube.model.spec import SUMMARY
 from eocube.model.window import Window
 
 MAX_CHUNKS = 2_000
@@ -28,9 +30,9 @@ class GraphSource:
     """A Dataset by windows. See :class:`eocube.model.recipe.Source`."""
 
     def __init__(self, cube: xr.Dataset, *, step_id: str | None):
-        self._cube = cube
-        self._frame = frame_of_dataset(cube)
-        self._name = step_id or _content_name(cube)
+        self._cube = as_cube(cube)
+        self._frame = frame_of_dataset(self._cube)
+        self._name = step_id or _content_name(self._cube)
 
     @property
     def node(self) -> Node:
@@ -95,6 +97,15 @@ def _content_name(cube: xr.Dataset) -> str:
     return f"memory-{digest([parts, labels])}"
 
 
+def as_cube(cube: xr.Dataset) -> xr.Dataset:
+    """The part of a Dataset that is a cube: without ``clear_summary``, which writing makes anew, and bounds as a coordinate.
+
+    So that what plain ``xr.open_zarr`` gives of a stored cube is one.
+    """
+    bounds = [k for k in ("time_bnds",) if k in cube.data_vars]
+    return cube.drop_vars(SUMMARY, errors="ignore").set_coords(bounds)
+
+
 def frame_of_dataset(cube: xr.Dataset) -> Frame:
     """The frame that a Dataset with ``data`` (time, band, y, x) and masks (time, y, x) amounts to.
 
@@ -102,13 +113,19 @@ def frame_of_dataset(cube: xr.Dataset) -> Frame:
     """
     if "data" not in cube or set(cube["data"].dims) != set(BANDED_DIMS):
         found = {str(k): v.dims for k, v in cube.data_vars.items()}
-        raise CubeError(f"A cube is a Dataset with data (time, band, y, x), and masks (time, y, x); found {found}.")
+        raise CubeError(
+            f"A cube is a Dataset with data (time, band, y, x), and masks (time, y, x); found {found}. A variable a band becomes "
+            "one with cube.to_dataarray('band').to_dataset(name='data')."
+        )
     odd = {str(k): v.dims for k, v in cube.data_vars.items() if k != "data" and set(v.dims) != set(MASK_DIMS)}
     if odd:
         raise CubeError(f"Variables {odd} are neither data (time, band, y, x) nor on (time, y, x); drop them before writing.")
+    empty = [str(d) for d, n in cube["data"].sizes.items() if n == 0]
+    if empty:
+        raise CubeError(f"The cube has nothing along {empty}: its sizes are {dict(cube['data'].sizes)}.")
     return Frame(
         geobox=geobox_of(cube),
-        time_ms=tuple(int(t) for t in cube["time"].values.astype("M8[ms]").astype("i8")),
+        time_ms=times_ms(cube),
         bands=_bands(cube),
         variables=tuple(_variable(cube, n) for n in ("data", *(str(k) for k in cube.data_vars if k != "data"))),
         per_time=_per_time(cube),
@@ -125,6 +142,8 @@ def geobox_of(cube: xr.Dataset) -> GeoBox:
         raise GridError(
             "The cube has no spatial_ref coordinate with a CRS; cube.rio.write_crs(…) or odc.geo's assign_crs adds one."
         )
+    if missing := [d for d in ("y", "x") if d not in cube.coords or not cube.sizes[d]]:
+        raise GridError(f"The cube has no coordinates along {missing}, so where its pixels lie cannot be known.")
     y, x = cube["y"].values, cube["x"].values
     transform = attrs.get("GeoTransform")
     old = Affine.from_gdal(*(float(v) for v in str(transform).split())) if transform else None
@@ -145,7 +164,7 @@ def _spacing(values: np.ndarray[Any, Any], dim: str, declared: float | None) -> 
 
 
 def _bands(cube: xr.Dataset) -> tuple[Band, ...]:
-    names = [str(b) for b in np.atleast_1d(cube["band"].values)]
+    names = band_names(cube)
     eo, waves = cube["band"].attrs.get("eo_name"), cube["band"].attrs.get("center_wavelength_um")
     n = len(names)
     eo = eo if isinstance(eo, list) and len(eo) == n else [None] * n
