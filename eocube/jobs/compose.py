@@ -14,7 +14,9 @@ from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.region import Errors
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import cube_path, read_root
+from eocube.io.template import ROOT
 from eocube.jobs.open import Store, open_cube, open_store
+from eocube.jobs.rebuild import choose_cubes, delete_cubes
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_cube, run_plans
 from eocube.lazy.composite import composite
 from eocube.lazy.index import spectral_index
@@ -63,6 +65,7 @@ def compose(
     limit: int | None = None,
     retry: bool = False,
     max_bytes: int = MAX_BYTES,
+    rebuild: Sequence[str] = (),
     storage_options: Mapping[str, Any] | None = None,
     on_done: Progress | None = None,
 ) -> RunReport:
@@ -81,6 +84,9 @@ def compose(
         integers stay integers.
     suffix
         A cube goes to product ``<product>_<suffix>``; default: the steps' names, ``10m_median_1MS``.
+    rebuild
+        Cubes of ``out`` (``site`` or ``site/product``) to delete first and to make anew: the way to put in a period that is older
+        than the last one, after ``convert`` put in its dates the same way.
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
         As in :func:`eocube.write_cube`.
 
@@ -93,7 +99,26 @@ def compose(
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     steps = {"mask": mask, "reflectance": reflectance, "index": index, "freq": freq, "method": method}
     plans = plan_compose(store, out, sites=sites, products=products, suffix=suffix, settings=settings, steps=steps)
-    return run_plans(out, plans, executor=executor, limit=limit, retry=retry, storage_options=storage_options, on_done=on_done)
+    if rebuild:
+        planned = list(plans)
+        delete_cubes(out, choose_cubes(rebuild, planned), storage_options=storage_options)
+        plans = iter(planned)
+    return run_plans(
+        out,
+        plans,
+        executor=executor,
+        limit=limit,
+        retry=retry,
+        storage_options=storage_options,
+        store_attrs=store_attrs(store, storage_options),
+        on_done=on_done,
+    )
+
+
+def store_attrs(store: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, object]:
+    """What the root of a new store says of the sources: the licences and attributions of the store they come from."""
+    found = json.loads(open_blobs(store, dict(storage_options or {})).get(ROOT) or b"{}").get("attributes", {})
+    return {k: found[k] for k in ("licenses", "attributions") if k in found}
 
 
 def plan_compose(

@@ -16,7 +16,7 @@ import xarray as xr
 
 import eocube
 from eocube.corpora.stac_items import read_items
-from eocube.errors import CatalogError, CubeError, StoreNotFoundError, UnknownNameError
+from eocube.errors import CatalogError, CubeError, LateDateError, StoreNotFoundError, UnknownNameError
 from eocube.jobs.compose import chain, plan_compose
 from eocube.testing.contracts_step import assert_same_cube
 from eocube.testing.stores import cubes_of, index_rows, markers_of, same_store
@@ -159,6 +159,28 @@ def test_killed_and_run_again_it_is_an_undisturbed_run(few: Path, tmp_path: Path
     assert died.returncode == -9, died.stderr.decode()
     subprocess.run(command, check=True)
     assert same_store(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_period_that_came_late_is_put_in_by_rebuilding(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    without = [i for i in items[:8] if not i["properties"]["datetime"].startswith("2016-03")]
+    assert without[0] is items[0]
+    assert without[-1] is items[7]
+    for chosen, out, again in ((without, grown, ()), (items[:8], grown, (SITE,)), (items[:8], whole, ())):
+        corpus = eocube.open_corpus("stac", chosen, bands=["red", "nir08"])
+        eocube.convert(corpus, f"{out}-in", executor="serial", products=["20m"], rebuild=again)
+        if again:
+            with pytest.raises(LateDateError):
+                eocube.compose(f"{out}-in", str(out), executor="serial")
+        eocube.compose(f"{out}-in", str(out), executor="serial", rebuild=again)
+    assert same_store(grown, whole)
+
+
+def test_a_new_store_says_where_its_pixels_come_from(few: Path, tmp_path: Path) -> None:
+    eocube.compose(str(few), str(tmp_path / "out"), executor="serial", products=["20m"], freq="YS")
+    old, new = (json.loads((s / "zarr.json").read_text())["attributes"] for s in (few, tmp_path / "out"))
+    assert new["attributions"] == old["attributions"] != []
+    assert new["licenses"] == old["licenses"]
 
 
 # ------------------------------------------------------------------------------------------------ refused
