@@ -14,6 +14,7 @@ Where the readings contradict each other or nothing is said, the cube is refused
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,5 +73,6 @@ def offset_readings(item: Mapping[str, Any], *, scale: float | None, offset: flo
         readings["earthsearch:boa_offset_applied"] = flag
     baseline = p.get("s2:processing_baseline", p.get("processing:version"))
     with contextlib.suppress(ValueError):
-        readings["s2:processing_baseline"] = float(str(baseline))
+        if math.isfinite(number := float(str(baseline))):
+            readings["s2:processing_baseline"] = number
     return readings

@@ -1,47 +1,31 @@
-"""The STAC corpus: items → sites, products, time steps, and a source that reads them on one grid."""
+"""The STAC corpus: items → sites, products and time steps."""
 
 from __future__ import annotations
 
 import datetime as dt
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from eocube.corpora.sentinel2_offset import OFFSET, SCALE, SHIFT, dn_shift_of
 from eocube.corpora.stac_items import BandOfFile, JsonItem, bands_of_item, is_sentinel2, read_items, tile_name, time_ms
-from eocube.errors import AssetReadError, CatalogError, GridError, RadiometryError, UnknownNameError
-from eocube.io.rasters import RasterioReader, Reader
-from eocube.kernels.radiometry import shift_dn
+from eocube.corpora.stac_source import StacOptions, StacSource
+from eocube.errors import CatalogError, GridError, RadiometryError, UnknownNameError
+from eocube.io.rasters import RasterInfo, RasterioReader, Reader
 from eocube.model.bands import SCL_CLASSES, Band
 from eocube.model.frame import Frame, PerTime, Variable
-from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Cost, Node, OnError
+from eocube.model.recipe import Node
 from eocube.model.scene import Asset, Scene, Site
-from eocube.model.window import Window
 
 _DAY_MS = 86_400_000
-_DEFAULT_BLOCK = (512, 512)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StacOptions:
-    """What changes the pixels of a cube, beside its items: part of its recipe."""
-
-    resampling: str = "nearest"
-    """For files that do not lie on the cube's grid: nearest, bilinear, cubic, average … (GDAL's names). Classes: nearest."""
-
-    mosaic: str = "solar_day"
-    """``solar_day``: items of one local day are one date, the first with data wins; ``none``: every item is a date."""
-
-    dn_offset: int | None = None
-    """Override for Sentinel-2 whose metadata does not tell: what the files hold, 0 or -1000 DN."""
+_HEADERS_AT_ONCE = 16
 
 
 class Described(NamedTuple):
@@ -49,157 +33,6 @@ class Described(NamedTuple):
 
     item: JsonItem
     bands: tuple[BandOfFile, ...]
-
-
-class StacSource:
-    """Time steps of scenes, read on one grid. See :class:`eocube.model.recipe.Source`."""
-
-    def __init__(self, frame: Frame, steps: Sequence[tuple[Scene, ...]], options: StacOptions, reader: Reader | None = None):
-        self._frame, self._steps, self._options = frame, tuple(steps), options
-        self._reader = reader or RasterioReader()
-
-    @cached_property
-    def node(self) -> Node:
-        """The source's entry in a recipe."""
-        data = self._frame.data
-        return {
-            "source": self.token(),
-            "kind": "stac",
-            "bands": list(self._frame.band_names),
-            "masks": [v.name for v in self._frame.masks],
-            "scale": data.scale,
-            "offset": data.offset,
-            "nodata": data.nodata,
-            "resampling": self._options.resampling,
-            "mosaic": self._options.mosaic,
-        }
-
-    def frame(self) -> Frame:
-        """See :class:`eocube.model.recipe.Source`."""
-        return self._frame
-
-    @cached_property
-    def block_yx(self) -> tuple[int, int]:
-        """See :class:`eocube.model.recipe.Source`: the block of the first file, read from its header."""
-        first = next((a for step in self._steps for s in step for a in s.assets.values()), None)
-        if first is None:
-            return _DEFAULT_BLOCK
-        try:
-            return self._reader.describe(first.href).block_yx
-        except AssetReadError:
-            return _DEFAULT_BLOCK
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: self.__dict__[k] for k in ("_frame", "_steps", "_options", "_reader")}
-
-    @cached_property
-    def _token(self) -> str:
-        steps = [
-            [[s.item_id, s.time_ms, {k: [a.href, a.key, a.bidx, a.dn_shift] for k, a in s.assets.items()}] for s in g]
-            for g in self._steps
-        ]
-        grid = [str(self._frame.geobox.crs), list(self._frame.geobox.affine)[:6], list(self._frame.shape_yx)]
-        return digest([steps, grid, [v.name for v in self._frame.variables], list(self._frame.band_names), repr(self._options)])
-
-    def token(self) -> str:
-        """See :class:`eocube.model.recipe.Source`."""
-        return self._token
-
-    def ids(self, window: Window) -> list[list[Any]]:
-        """See :class:`eocube.model.recipe.Source`."""
-        return [scene.identity for t in window.times for scene in self._steps[t]]
-
-    def assets(self) -> list[dict[str, Any]]:
-        """See :class:`eocube.model.recipe.Source`."""
-        return [
-            {"item_id": s.item_id, "time": s.time_ms, "asset": a.key, "href": a.href, "dn_shift": a.dn_shift}
-            for step in self._steps
-            for s in step
-            for a in s.assets.values()
-        ]
-
-    def cost(self, window: Window) -> Cost:
-        """See :class:`eocube.model.recipe.Source`: whole blocks of every file; one request a block and one a header."""
-        by, bx = self.block_yx
-        y, x = window.y, window.x
-        blocks = (-(-y[1] // by) - y[0] // by) * (-(-x[1] // bx) - x[0] // bx)
-        height, width = window.shape_yx
-        cost = Cost(0, 0, 0)
-        for t in window.times:
-            for scene in self._steps[t]:
-                for name in scene.assets:
-                    size = np.dtype(
-                        self._frame.data.dtype if name in self._frame.band_names else self._frame.variable(name).dtype
-                    ).itemsize
-                    cost += Cost(1 + blocks, min(blocks * by * bx, math.prod(self._frame.shape_yx)) * size, height * width * size)
-        return cost
-
-    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
-        """See :class:`eocube.model.recipe.Source`."""
-        box = self._frame.geobox[slice(*window.y), slice(*window.x)]
-        out: Arrays = {}
-        for v in self._frame.variables:
-            if names is not None and v.name not in names:
-                continue
-            layers = self._frame.band_names if v.banded else (v.name,)
-            pixels = np.empty((len(window.times), len(layers), *window.shape_yx), v.dtype)
-            for i, t in enumerate(window.times):
-                self._read_step(self._steps[t], layers, box, v, pixels[i], on_error)
-            out[v.name] = pixels if v.banded else pixels[:, 0]
-        return out
-
-    def _read_step(
-        self,
-        step: tuple[Scene, ...],
-        layers: tuple[str, ...],
-        box: GeoBox,
-        v: Variable,
-        out: npt.NDArray[Any],
-        on_error: OnError | None,
-    ) -> None:
-        """One date of some layers: the first scene with data wins, pixel by pixel."""
-        out[:] = v.fill
-        for n, scene in enumerate(step):
-            open_px = out == v.fill
-            if n and not open_px.any():
-                return
-            for rows, pixels in self._read_scene(scene, layers, box, v, on_error):
-                for row, values in zip(rows, pixels, strict=True):
-                    np.copyto(out[row], values, where=open_px[row])
-
-    def _read_scene(
-        self, scene: Scene, layers: tuple[str, ...], box: GeoBox, v: Variable, on_error: OnError | None
-    ) -> Iterable[tuple[list[int], npt.NDArray[Any]]]:
-        """(layer rows, their pixels) file by file, each opened once."""
-        files: dict[str, list[int]] = {}
-        for row, name in enumerate(layers):
-            asset = scene.assets.get(name)
-            if asset is None:
-                _fail(
-                    AssetReadError(
-                        "(no href)", scene.item_id, name, f"the item has no asset for {name!r}; it has {sorted(scene.assets)}"
-                    ),
-                    on_error,
-                )
-            else:
-                files.setdefault(asset.href, []).append(row)
-        for rows in files.values():
-            assets = [scene.assets[layers[r]] for r in rows]
-            try:
-                resampling = self._options.resampling if v.banded else "nearest"
-                pixels = self._reader.read(assets, box, item_id=scene.item_id, resampling=resampling)
-            except AssetReadError as e:
-                _fail(e, on_error)
-                continue
-            if assets[0].dn_shift:
-                pixels = shift_dn(pixels, shift=assets[0].dn_shift, nodata=int(v.fill))
-            yield rows, pixels
-
-
-def _fail(error: AssetReadError, on_error: OnError | None) -> None:
-    if on_error is None:
-        raise error
-    on_error(error)
 
 
 # ------------------------------------------------------------------------------------------------ building a source
@@ -227,29 +60,70 @@ def build_source(
     options
         See :class:`StacOptions`.
     """
+    return source_of(describe_items(items, reader), bands=bands, geobox=geobox, options=options, reader=reader)
+
+
+def describe_items(items: Sequence[JsonItem], reader: Reader | None = None) -> list[Described]:
+    """Items with their bands, by time and id; what the metadata leaves out comes from the files' headers.
+
+    Dtype and nodata of an asset are asked once for all items of a collection (many catalogues state none); grids are asked of
+    every file, several at once.
+    """
+    reader = reader or RasterioReader()
+    found = [Described(i, tuple(bands_of_item(i))) for i in sorted(items, key=lambda i: (time_ms(i), i["id"]))]
+    kinds: dict[tuple[object, str], RasterInfo] = {}
+    for d in found:
+        for b in d.bands:
+            if b.dtype is None and b.geobox is not None and _kind(d, b) not in kinds:
+                kinds[_kind(d, b)] = reader.describe(b.href)
+    hrefs = list(dict.fromkeys(b.href for d in found for b in d.bands if b.geobox is None))
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        headers = dict(zip(hrefs, pool.map(reader.describe, hrefs), strict=True))
+    return [
+        Described(d.item, tuple(c for b in d.bands for c in _completed(b, headers.get(b.href) or kinds.get(_kind(d, b)))))
+        for d in found
+    ]
+
+
+def _kind(d: Described, b: BandOfFile) -> tuple[object, str]:
+    return d.item.get("collection"), b.key
+
+
+def _completed(band: BandOfFile, info: RasterInfo | None) -> list[BandOfFile]:
+    """Fill in what the metadata leaves out from a file's header; a file that it says nothing of shows all its bands."""
+    if info is None or (band.geobox is not None and band.dtype is not None):
+        return [band]
+    if band.bidx > len(info.dtypes):
+        raise CatalogError(f"Asset {band.key!r} declares band {band.bidx}, but {band.href} has {len(info.dtypes)}.")
+    known = band._replace(
+        geobox=band.geobox or info.geobox,
+        dtype=band.dtype or info.dtypes[band.bidx - 1],
+        nodata=band.nodata if band.nodata is not None else info.nodata,
+    )
+    if not band.unnamed or len(info.dtypes) == 1:
+        return [known]
+    return [
+        known._replace(bidx=i, dtype=dtype, band=Band(name=f"{band.key}_{i}", eo_name=f"{band.key}_{i}"))
+        for i, dtype in enumerate(info.dtypes, start=1)
+    ]
+
+
+def source_of(
+    described: Sequence[Described],
+    *,
+    bands: Sequence[str] | None = None,
+    geobox: GeoBox | None = None,
+    options: StacOptions | None = None,
+    reader: Reader | None = None,
+) -> StacSource:
+    """As :func:`build_source`, of items whose bands are described already."""
     options = options or StacOptions()
-    described = [Described(i, tuple(bands_of_item(i))) for i in sorted(items, key=lambda i: (time_ms(i), i["id"]))]
-    described = [Described(d.item, tuple(_with_grid(b, reader) for b in d.bands)) for d in described]
     box = geobox if geobox is not None else native_grid(described, bands)
     chosen = _choose_bands(described, bands, box, native=geobox is None)
     scl = any(b.is_scl for d in described for b in d.bands)
     scenes = [_scene(d, chosen, box, scl=scl, options=options) for d in described]
     steps = _time_steps(scenes, box) if options.mosaic == "solar_day" else [(s,) for s in scenes]
     return StacSource(_frame(described, steps, chosen, box, scl=scl), steps, options, reader)
-
-
-def _with_grid(band: BandOfFile, reader: Reader | None) -> BandOfFile:
-    """Fill in what the metadata leaves out from the file's header."""
-    if band.geobox is not None and band.dtype is not None:
-        return band
-    info = (reader or RasterioReader()).describe(band.href)
-    if band.bidx > len(info.dtypes):
-        raise CatalogError(f"Asset {band.key!r} declares band {band.bidx}, but {band.href} has {len(info.dtypes)}.")
-    return band._replace(
-        geobox=band.geobox or info.geobox,
-        dtype=band.dtype or info.dtypes[band.bidx - 1],
-        nodata=band.nodata if band.nodata is not None else info.nodata,
-    )
 
 
 def native_grid(described: Sequence[Described], bands: Sequence[str] | None) -> GeoBox:
@@ -302,8 +176,10 @@ def _choose_bands(described: Sequence[Described], bands: Sequence[str] | None, b
         ]
         if not fits:
             raise _no_band(bands, described)
-        return {b.band.name: b.band for b in fits}
-    chosen: dict[str, Band] = {}
+        chosen = {b.band.name: b.band for b in fits}
+        _refuse_shared_names(described, chosen)
+        return chosen
+    chosen = {}
     for name in bands:
         band = next((b.band for d in described for b in d.bands if not b.is_scl and _matches(b, [name])), None)
         if band is None:
@@ -313,7 +189,23 @@ def _choose_bands(described: Sequence[Described], bands: Sequence[str] | None, b
         if band.name in chosen:
             raise CatalogError(f"Band {band.name!r} is asked for twice, the second time as {name!r}.")
         chosen[band.name] = band
+    _refuse_shared_names(described, chosen)
     return chosen
+
+
+def _refuse_shared_names(described: Sequence[Described], chosen: Mapping[str, Band]) -> None:
+    """Two bands of one item with one common name would be one band of the cube: refuse, naming both."""
+    for d in described:
+        own: dict[str, set[str | None]] = {}
+        for b in d.bands:
+            own.setdefault(b.band.name, set()).add(b.band.eo_name)
+        for name in chosen:
+            if len(own.get(name, ())) > 1:
+                raise CatalogError(
+                    f"Item {d.item['id']!r} has {len(own[name])} bands with the common name {name!r}: "
+                    f"{sorted(map(str, own[name]))}. A cube's bands have names of their own; leave this one out (bands=), or "
+                    "mend the common names."
+                )
 
 
 def _best_file(candidates: Sequence[BandOfFile], box: GeoBox) -> BandOfFile | None:
@@ -386,12 +278,13 @@ def _frame(
     scenes = [s for step in steps for s in step]
     used = [s.assets[n] for s in scenes for n in chosen if n in s.assets]
     dtype = _one("dtype", {a.dtype for a in used})
-    nodata = _one("nodata", {a.nodata for a in used})
-    shifted = all(is_sentinel2(d.item) for d in described) and _is_integer(dtype)
-    if not shifted and any(is_sentinel2(d.item) for d in described):
+    nodata = _one("nodata", {a.nodata if a.nodata is None or not math.isnan(a.nodata) else math.nan for a in used})
+    kinds = {is_sentinel2(d.item) for d in described}
+    if len(kinds) > 1:
         raise RadiometryError(
             "The items mix Sentinel-2 with other sensors; one cube has one scale and offset. Make a cube for each."
         )
+    shifted = kinds == {True} and _is_integer(dtype)
     scale = SCALE if shifted else _one("scale", {a.scale for a in used})
     offset = OFFSET if shifted else _one("offset", {a.offset for a in used})
     if shifted and nodata is None:
@@ -470,7 +363,10 @@ class StacCorpus:
     area: str = "area"
     """Name of the site when ``geobox`` is given."""
 
-    options: StacOptions = StacOptions()
+    options: StacOptions = field(default_factory=StacOptions)
+    reader: Reader | None = field(default=None, hash=False, compare=False)
+    """Of headers and pixels; None: GDAL."""
+
     name: str = "stac"
 
     @classmethod
@@ -480,7 +376,7 @@ class StacCorpus:
 
     @cached_property
     def _described(self) -> tuple[Described, ...]:
-        return tuple(Described(i, tuple(_with_grid(b, None) for b in bands_of_item(i))) for i in self.items)
+        return tuple(describe_items(self.items, self.reader))
 
     @property
     def attributions(self) -> tuple[str, ...]:
@@ -542,13 +438,8 @@ class StacCorpus:
         kept = [d for d in kept if any(not b.is_scl for b in d.bands)]
         names = None if self.bands is None else [n for n in self.bands if any(_matches(b, [n]) for d in kept for b in d.bands)]
         box = None if self.geobox is None else _at_pixel_size(self.geobox, kept, product)
-        source = build_source([_item_of(d) for d in kept], bands=names, geobox=box, options=self.options)
+        source = source_of(kept, bands=names, geobox=box, options=self.options, reader=self.reader)
         return source, source.node
-
-
-def _item_of(d: Described) -> JsonItem:
-    keys = {b.key for b in d.bands}
-    return {**d.item, "assets": {k: a for k, a in d.item["assets"].items() if k in keys}}
 
 
 def _at_pixel_size(area: GeoBox, members: Sequence[Described], product: str) -> GeoBox:

@@ -20,6 +20,20 @@ from eocube.model.bands import SENTINEL2_BANDS, Band
 
 JsonItem = Mapping[str, Any]
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
+_PICTURE = re.compile(r"^(visual|tci|preview|overview|thumbnail|pvi)\b|^(visual|tci|preview|overview)[_-]", re.IGNORECASE)
+"""Assets that are pictures of a scene, whatever their roles say."""
+
+_SENTINEL2_NAMES: dict[str, Band] = {
+    **{eo_name.lower(): band for eo_name, band in SENTINEL2_BANDS.items()},
+    **{band.name: band for band in SENTINEL2_BANDS.values()},
+    # Earth Search v1 and its "-jp2" twins call the three red edges so.
+    **{f"rededge{i}": SENTINEL2_BANDS[eo_name] for i, eo_name in enumerate(("B05", "B06", "B07"), start=1)},
+}
+"""What providers call Sentinel-2's bands, in lower case."""
+
+_TILE_ID = re.compile(r"_T(\d\d[A-Z]{3})_")
+"""The tile in ``s2:tile_id``, which is otherwise different for every scene."""
+
 _SCL_CLASSIFICATION = re.compile(r"^scl\b|^scl[_-]", re.IGNORECASE)
 
 
@@ -36,6 +50,8 @@ class BandOfFile(NamedTuple):
     nodata: float | None
     scale: float | None
     offset: float | None
+    unnamed: bool = False
+    """Whether the metadata does not say what bands the file has."""
 
 
 def read_items(source: Any) -> list[JsonItem]:
@@ -162,18 +178,17 @@ def time_ms(item: JsonItem) -> int:
 
 
 def bands_of_item(item: JsonItem) -> list[BandOfFile]:
-    """Every raster band that the item's assets hold."""
-    found: list[BandOfFile] = []
-    for key, asset in item["assets"].items():
-        if _is_raster(asset):
-            found += _bands_of_asset(item, key, asset)
+    """Every raster band that the item's assets hold; of Sentinel-2 the reflectances and the scene classification."""
+    found = [b for key, asset in item["assets"].items() if _is_raster(key, asset) for b in _bands_of_asset(item, key, asset)]
+    if is_sentinel2(item):  # aerosol, water vapour, cloud shares: neither reflectance nor classes, with scales of their own
+        found = [b for b in found if b.is_scl or b.band in _SENTINEL2_NAMES.values()]
     return found
 
 
-def _is_raster(asset: Mapping[str, Any]) -> bool:
+def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:
     kind = str(asset.get("type") or "").lower().split(";")[0]
     roles = set(asset.get("roles") or [])
-    if roles & {"thumbnail", "overview", "metadata"}:
+    if roles & {"thumbnail", "overview", "metadata", "visual"} or _PICTURE.match(key):
         return False
     return kind in _RASTER_TYPES or (not kind and str(asset["href"]).lower().endswith((".tif", ".tiff", ".jp2")))
 
@@ -189,19 +204,21 @@ def _bands_of_asset(item: JsonItem, key: str, asset: Mapping[str, Any]) -> list[
         for source in (asset, _at(raster, i), _at(eo, i), _at(described, i)):
             merged |= {k.removeprefix("raster:").removeprefix("eo:"): v for k, v in source.items() if v is not None}
         name = merged.get("name") if (described or eo) else None
+        own = key if n == 1 else f"{key}_{i + 1}"
         is_scl = bool(_SCL_CLASSIFICATION.match(key) or _SCL_CLASSIFICATION.match(str(name or "")))
         out.append(
             BandOfFile(
                 key=key,
                 href=str(asset["href"]),
                 bidx=i + 1,
-                band=Band(name="scl") if is_scl else _band(name, merged.get("common_name"), key),
+                band=Band(name="scl") if is_scl else _band(item, name, merged.get("common_name"), own),
                 is_scl=is_scl,
                 geobox=grid,
                 dtype=merged.get("data_type"),
                 nodata=_number(merged.get("nodata")),
                 scale=_number(merged.get("scale")),
                 offset=_number(merged.get("offset")),
+                unnamed=not (described or eo or raster),
             )
         )
     return out
@@ -211,12 +228,13 @@ def _at(values: list[Any], i: int) -> Mapping[str, Any]:
     return values[i] if i < len(values) and isinstance(values[i], Mapping) else {}
 
 
-def _band(name: str | None, common: str | None, key: str) -> Band:
-    """Sentinel-2's own names give unique common names (``rededge071``); others take theirs, or their own name."""
-    for candidate in (name, key.split("_", maxsplit=1)[0], key):
-        known = SENTINEL2_BANDS.get(str(candidate).upper())
-        if known is not None:
-            return known
+def _band(item: JsonItem, name: str | None, common: str | None, key: str) -> Band:
+    """Sentinel-2's own names give unique common names (``rededge071``); other sensors' bands take theirs, or their own name."""
+    if is_sentinel2(item):
+        for candidate in (name, key.split("_", maxsplit=1)[0], key):
+            known = _SENTINEL2_NAMES.get(str(candidate).lower())
+            if known is not None:
+                return known
     own = name or key
     return Band(name=str(common or own), eo_name=str(own))
 
@@ -254,9 +272,11 @@ def declared_grid(item: JsonItem, asset: Mapping[str, Any]) -> GeoBox | None:
 def tile_name(item: JsonItem) -> str | None:
     """The tile grid's own name for where an item lies (MGRS), None where it gives none."""
     p = item["properties"]
-    code = p.get("grid:code") or p.get("s2:mgrs_tile") or p.get("s2:tile_id")
+    code = p.get("grid:code") or p.get("s2:mgrs_tile")
     if not code and p.get("mgrs:utm_zone"):
-        code = f"{p['mgrs:utm_zone']:02d}{p.get('mgrs:latitude_band', '')}{p.get('mgrs:grid_square', '')}"
+        code = f"{int(p['mgrs:utm_zone']):02d}{p.get('mgrs:latitude_band', '')}{p.get('mgrs:grid_square', '')}"
+    if not code and (named := _TILE_ID.search(str(p.get("s2:tile_id", "")))):
+        code = named.group(1)
     return str(code).removeprefix("MGRS-") if code else None
 
 

@@ -1,0 +1,290 @@
+"""Time steps of STAC scenes as a source: files put on one grid, several of a day joined, and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from odc.geo.geobox import GeoBox
+
+from eocube.errors import AssetReadError, RadiometryError
+from eocube.io.rasters import RasterioReader, Reader
+from eocube.kernels.radiometry import shift_dn
+from eocube.model.frame import Frame, Variable
+from eocube.model.hashing import digest
+from eocube.model.recipe import Arrays, Cost, Node, OnError
+from eocube.model.scene import Asset, Scene
+from eocube.model.window import Window
+
+_DEFAULT_BLOCK = (512, 512)
+_BLOCK_TRIES = 8
+_SNAP_PX = 1e-3
+_KERNEL_PX = 3
+"""Widest half of a resampling kernel (Lanczos), in pixels of the coarser grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StacOptions:
+    """What changes the pixels of a cube, beside its items: part of its recipe."""
+
+    resampling: str = "nearest"
+    """For files that do not lie on the cube's grid: nearest, bilinear, cubic, average … (GDAL's names). Classes: nearest."""
+
+    mosaic: str = "solar_day"
+    """``solar_day``: items of one local day are one date, the first with data wins; ``none``: every item is a date."""
+
+    dn_offset: int | None = None
+    """Override for Sentinel-2 whose metadata does not tell: what the files hold, 0 or -1000 DN."""
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels, in fractions."""
+
+    y0: float
+    y1: float
+    x0: float
+    x1: float
+
+    def meets(self, other: Box) -> bool:
+        """Whether both have area in common."""
+        return self.y0 < other.y1 and other.y0 < self.y1 and self.x0 < other.x1 and other.x0 < self.x1
+
+    def padded(self, n: float) -> Box:
+        """Wider by ``n`` pixels on every side."""
+        return Box(self.y0 - n, self.y1 + n, self.x0 - n, self.x1 + n)
+
+
+def box_on(inner: GeoBox, outer: GeoBox) -> Box:
+    """The rectangle of ``inner``, in pixels of ``outer``, that covers ``outer``'s view of it; curved sides are followed."""
+    (ny, nx), a = inner.shape, ~outer.affine @ inner.affine
+    if outer.crs is None or inner.crs == outer.crs:
+        corners = [a @ (x, y) for x in (0.0, float(nx)) for y in (0.0, float(ny))]
+    else:
+        bounds = inner.extent.to_crs(outer.crs, resolution=_longest(inner) / 16).boundingbox
+        corners = [~outer.affine @ (x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
+    if not np.isfinite(corners).all():  # beyond what the projection can say: better everywhere than nowhere
+        return Box(-math.inf, math.inf, -math.inf, math.inf)
+    xs, ys = zip(*corners, strict=True)
+    return Box(min(ys), max(ys), min(xs), max(xs))
+
+
+def _longest(box: GeoBox) -> float:
+    bounds = box.boundingbox
+    return float(max(bounds.right - bounds.left, bounds.top - bounds.bottom))
+
+
+class StacSource:
+    """Time steps of scenes, read on one grid. See :class:`eocube.model.recipe.Source`."""
+
+    def __init__(self, frame: Frame, steps: Sequence[tuple[Scene, ...]], options: StacOptions, reader: Reader | None = None):
+        self._frame, self._steps, self._options = frame, tuple(steps), options
+        self._reader = reader or RasterioReader()
+
+    @cached_property
+    def node(self) -> Node:
+        """The source's entry in a recipe."""
+        data = self._frame.data
+        return {
+            "source": self.token(),
+            "kind": "stac",
+            "bands": list(self._frame.band_names),
+            "masks": [v.name for v in self._frame.masks],
+            "scale": data.scale,
+            "offset": data.offset,
+            "nodata": "nan" if data.nodata is not None and math.isnan(data.nodata) else data.nodata,
+            "resampling": self._options.resampling,
+            "mosaic": self._options.mosaic,
+        }
+
+    def frame(self) -> Frame:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self._frame
+
+    @cached_property
+    def block_yx(self) -> tuple[int, int]:
+        """See :class:`eocube.model.recipe.Source`: the block of the first file that can be opened, read from its header."""
+        files = dict.fromkeys(a.href for step in self._steps for s in step for a in s.assets.values())
+        for _, href in zip(range(_BLOCK_TRIES), files, strict=False):
+            try:
+                return self._reader.describe(href).block_yx
+            except AssetReadError:
+                continue
+        return _DEFAULT_BLOCK
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: self.__dict__[k] for k in ("_frame", "_steps", "_options", "_reader")}
+
+    @cached_property
+    def _token(self) -> str:
+        steps = [
+            [[s.item_id, s.time_ms, {k: [a.href, a.key, a.bidx, a.dn_shift] for k, a in s.assets.items()}] for s in g]
+            for g in self._steps
+        ]
+        grid = [str(self._frame.geobox.crs), list(self._frame.geobox.affine)[:6], list(self._frame.shape_yx)]
+        return digest([steps, grid, [repr(v) for v in self._frame.variables], list(self._frame.band_names), repr(self._options)])
+
+    def token(self) -> str:
+        """See :class:`eocube.model.recipe.Source`."""
+        return self._token
+
+    # ------------------------------------------------------------------------------------ which files a window needs
+
+    @cached_property
+    def _reach(self) -> dict[GeoBox, Box]:
+        """Grid of a file → where it lies on the cube's, with room for the kernel of a resampling; filled as it is needed."""
+        return {}
+
+    def _box_of(self, grid: GeoBox) -> Box:
+        if grid not in self._reach:
+            box = box_on(grid, self._frame.geobox)
+            self._reach[grid] = box.padded(_kernel_px(box, grid))
+        return self._reach[grid]
+
+    def _scenes(self, t: int, window: Window) -> Iterator[Scene]:
+        """Scenes of a date with a file that reaches into the window, by the files' declared grids."""
+        asked = Box(*map(float, (*window.y, *window.x)))
+        for scene in self._steps[t]:
+            grids = {a.geobox for a in scene.assets.values()}
+            if None in grids or any(self._box_of(g).meets(asked) for g in grids if g is not None):
+                yield scene
+
+    def ids(self, window: Window) -> list[list[Any]]:
+        """See :class:`eocube.model.recipe.Source`."""
+        return [scene.identity for t in window.times for scene in self._scenes(t, window)]
+
+    def assets(self) -> list[dict[str, Any]]:
+        """See :class:`eocube.model.recipe.Source`."""
+        return [
+            {"item_id": s.item_id, "time": s.time_ms, "asset": a.key, "href": a.href, "dn_shift": a.dn_shift}
+            for step in self._steps
+            for s in step
+            for a in s.assets.values()
+        ]
+
+    def cost(self, window: Window) -> Cost:
+        """See :class:`eocube.model.recipe.Source`: whole blocks of every file; one request a block and one a header."""
+        blocks: dict[GeoBox | None, tuple[int, int]] = {}
+        height, width = window.shape_yx
+        cost = Cost(0, 0, 0)
+        for t in window.times:
+            for scene in self._scenes(t, window):
+                for name, asset in scene.assets.items():
+                    v = self._frame.data if name in self._frame.band_names else self._frame.variable(name)
+                    size = np.dtype(v.dtype).itemsize
+                    if asset.geobox not in blocks:
+                        blocks[asset.geobox] = self._blocks(asset.geobox, window)
+                    n, pixels = blocks[asset.geobox]
+                    cost += Cost(1 + n, n * pixels * size, height * width * size)
+        return cost
+
+    def _blocks(self, grid: GeoBox | None, window: Window) -> tuple[int, int]:
+        """(number of a file's blocks that a window touches, pixels of one)."""
+        part = self._frame.geobox[slice(*window.y), slice(*window.x)]
+        grid = self._frame.geobox if grid is None else grid
+        (ny, nx), box = map(int, grid.shape), box_on(part, grid)
+        box = box.padded(_kernel_px(box, part))
+        by, bx = min(self.block_yx[0], ny), min(self.block_yx[1], nx)
+        return _touched(box.y0, box.y1, by, ny) * _touched(box.x0, box.x1, bx, nx), by * bx
+
+    # ------------------------------------------------------------------------------------ pixels
+
+    def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
+        """See :class:`eocube.model.recipe.Source`."""
+        box = self._frame.geobox[slice(*window.y), slice(*window.x)]
+        out: Arrays = {}
+        for v in self._frame.variables:
+            if names is not None and v.name not in names:
+                continue
+            layers = self._frame.band_names if v.banded else (v.name,)
+            pixels = np.empty((len(window.times), len(layers), *window.shape_yx), v.dtype)
+            for i, t in enumerate(window.times):
+                self._read_step(tuple(self._scenes(t, window)), layers, box, v, pixels[i], on_error)
+            out[v.name] = pixels if v.banded else pixels[:, 0]
+        return out
+
+    def _read_step(
+        self,
+        step: tuple[Scene, ...],
+        layers: tuple[str, ...],
+        box: GeoBox,
+        v: Variable,
+        out: npt.NDArray[Any],
+        on_error: OnError | None,
+    ) -> None:
+        """One date of some layers: the first scene with data wins, pixel by pixel."""
+        out[:] = v.fill
+        for n, scene in enumerate(step):
+            open_px = _is_fill(out, v.fill)
+            if n and not open_px.any():
+                return
+            for rows, pixels in self._read_scene(scene, layers, box, v, on_error):
+                for row, values in zip(rows, pixels, strict=True):
+                    np.copyto(out[row], values, where=open_px[row])
+
+    def _read_scene(
+        self, scene: Scene, layers: tuple[str, ...], box: GeoBox, v: Variable, on_error: OnError | None
+    ) -> Iterable[tuple[list[int], npt.NDArray[Any]]]:
+        """(layer rows, their pixels) file by file, each opened once."""
+        files: dict[str, list[int]] = {}
+        for row, name in enumerate(layers):
+            asset = scene.assets.get(name)
+            if asset is None:
+                _fail(
+                    AssetReadError(
+                        "(no href)", scene.item_id, name, f"the item has no asset for {name!r}; it has {sorted(scene.assets)}"
+                    ),
+                    on_error,
+                )
+            else:
+                files.setdefault(asset.href, []).append(row)
+        for rows in files.values():
+            assets = [scene.assets[layers[r]] for r in rows]
+            try:
+                resampling = self._options.resampling if v.banded else "nearest"
+                pixels = self._reader.read(assets, box, item_id=scene.item_id, resampling=resampling)
+            except AssetReadError as e:
+                _fail(e, on_error)
+                continue
+            yield rows, _shifted(pixels, assets[0], scene, v)
+
+
+def _shifted(pixels: npt.NDArray[Any], asset: Asset, scene: Scene, v: Variable) -> npt.NDArray[Any]:
+    if not asset.dn_shift:
+        return pixels
+    try:
+        return shift_dn(pixels, shift=asset.dn_shift, nodata=int(v.fill))
+    except RadiometryError as e:
+        raise RadiometryError(f"Asset {asset.key!r} of item {scene.item_id!r} ({asset.href}): {e}") from e
+
+
+def _is_fill(values: npt.NDArray[Any], fill: float) -> npt.NDArray[np.bool_]:
+    """Where a later scene of the day may still put its pixels; NaN is never data."""
+    open_px: npt.NDArray[np.bool_] = values == fill
+    return open_px | np.isnan(values) if values.dtype.kind == "f" else open_px
+
+
+def _kernel_px(box: Box, grid: GeoBox) -> float:
+    """How much wider than ``box`` (where ``grid`` lies on another) a resampling reaches: nothing where pixels coincide."""
+    (ny, nx), height, width = map(int, grid.shape), box.y1 - box.y0, box.x1 - box.x0
+    if all(math.isfinite(v) and abs(v - round(v)) < _SNAP_PX for v in box) and (round(height), round(width)) == (ny, nx):
+        return 0.0
+    return _KERNEL_PX * max(1.0, height / ny, width / nx) + 1
+
+
+def _touched(low: float, high: float, block: int, size: int) -> int:
+    """How many blocks of a file of ``size`` pixels the range touches."""
+    if not math.isfinite(low + high):
+        return -(-size // block)
+    first, last = max(0, math.floor(low + _SNAP_PX)), min(size, math.ceil(high - _SNAP_PX))
+    return -(-last // block) - first // block if last > first else 0
+
+
+def _fail(error: AssetReadError, on_error: OnError | None) -> None:
+    if on_error is None:
+        raise error
+    on_error(error)
