@@ -68,6 +68,12 @@ Sites = Annotated[
 Products = Annotated[
     list[str] | None, typer.Option(metavar="NAMES", help="Only these products, by commas or repeated.", rich_help_panel=_ONLY)
 ]
+Rebuild = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CUBE", help="Delete this cube (site or site/product) and write it anew; may be repeated.", rich_help_panel=_RUN
+    ),
+]
 Layout = Annotated[LayoutName, typer.Option(help="Declared use: dates in a shard are 1, 4, 16 or 64.")]
 
 
@@ -79,6 +85,7 @@ class RunFlags:
     limit: int | None = None
     errors: OnError = OnError.RAISE
     retry: bool = False
+    rebuild: tuple[str, ...] = ()
     cluster: str | None = None
     as_json: bool = False
     storage_options: Mapping[str, Any] = field(default_factory=dict)
@@ -149,9 +156,10 @@ def verb(function: Function) -> Function:
 
 def fail(error: Exception, *, as_json: bool) -> NoReturn:
     """Say what is the matter and leave with exit code 1."""
-    typer.echo(f"Error: {error}", err=True)
+    message = "\n".join([str(error), *getattr(error, "__notes__", [])])
+    typer.echo(f"Error: {message}", err=True)
     if as_json:
-        print_json({"ok": False, "error": {"type": type(error).__name__, "message": str(error)}})
+        print_json({"ok": False, "error": {"type": type(error).__name__, "message": message}})
     raise typer.Exit(FAILED)
 
 
@@ -191,6 +199,8 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
     from eocube.cli.progress import region_progress
     from eocube.jobs.write import run_plans
 
+    if flags.rebuild:
+        plans = _deleted(store, plans, flags)
     with region_progress(what) as progress:
         report = run_plans(
             store,
@@ -203,6 +213,15 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
             **run,
         )
     end(report, flags)
+
+
+def _deleted(store: str, plans: Iterable[CubePlan], flags: RunFlags) -> list[CubePlan]:
+    """The same plans, after those cubes are deleted that are to be written anew."""
+    from eocube.jobs.rebuild import choose_cubes, delete_cubes
+
+    chosen = list(plans)
+    delete_cubes(store, choose_cubes(flags.rebuild, chosen), storage_options=flags.storage_options)
+    return chosen
 
 
 def _show_plan(plans: Iterable[CubePlan], flags: RunFlags) -> None:

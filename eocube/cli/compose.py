@@ -36,6 +36,7 @@ def compose(
     limit: common.Limit = None,
     errors: common.Errors = common.OnError.RAISE,
     retry: common.Retry = False,
+    rebuild: common.Rebuild = None,
     cluster: common.Cluster = None,
     storage_option: common.StorageOption = None,
     as_json: common.AsJson = False,
@@ -46,11 +47,12 @@ def compose(
         limit=limit,
         errors=errors,
         retry=retry,
+        rebuild=tuple(names(rebuild) or ()),
         cluster=cluster,
         as_json=as_json,
         storage_options=options_of(storage_option),
     )
-    from eocube.jobs.compose import plan_compose
+    from eocube.jobs.compose import plan_compose, store_attrs
     from eocube.jobs.write import WriteSettings
 
     settings = WriteSettings(layout=layout.value, errors=errors.value, storage_options=flags.storage_options)
@@ -62,4 +64,4 @@ def compose(
         "method": method,
     }
     plans = plan_compose(store, out, sites=names(sites), products=names(products), suffix=suffix, settings=settings, steps=steps)
-    carry_out("compose", out, plans, flags)
+    carry_out("compose", out, plans, flags, store_attrs=store_attrs(store, flags.storage_options))

@@ -48,14 +48,11 @@ def convert(
         typer.Option(help="Sentinel-2 whose metadata does not tell: 0 or -1000.", rich_help_panel=_PIXELS),
     ] = None,
     layout: common.Layout = common.LayoutName.BALANCED,
-    rebuild: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CUBE", help="Delete this cube (site or site/product) and write it anew; may be repeated."),
-    ] = None,
     plan: common.PlanFlag = False,
     limit: common.Limit = None,
     errors: common.Errors = common.OnError.RAISE,
     retry: common.Retry = False,
+    rebuild: common.Rebuild = None,
     cluster: common.Cluster = None,
     storage_option: common.StorageOption = None,
     as_json: common.AsJson = False,
@@ -67,13 +64,13 @@ def convert(
         limit=limit,
         errors=errors,
         retry=retry,
+        rebuild=tuple(names(rebuild) or ()),
         cluster=cluster,
         as_json=as_json,
         storage_options=options_of(storage_option),
     )
     from eocube.jobs.convert import plan_convert, store_attrs
     from eocube.jobs.open import open_corpus
-    from eocube.jobs.rebuild import choose_cubes, delete_cubes
     from eocube.jobs.stac import open_stac, parse_geobox
     from eocube.jobs.write import WriteSettings
 
@@ -95,8 +92,4 @@ def convert(
         opened = open_corpus(corpus, source)
     settings = WriteSettings(layout=layout.value, errors=errors.value, storage_options=flags.storage_options)
     plans = plan_convert(opened, store, sites=names(sites), products=names(products), settings=settings)
-    if rebuild and not plan:
-        chosen = list(plans)
-        delete_cubes(store, choose_cubes(names(rebuild) or (), chosen), storage_options=flags.storage_options)
-        plans = iter(chosen)
     carry_out("convert", store, plans, flags, store_attrs=store_attrs(opened))

@@ -61,7 +61,7 @@ def test_every_verb_has_help_with_a_sentence_on_each_option(eocube: Invoke, name
 def test_every_long_verb_has_the_common_flags(name: str) -> None:
     command = command_named(name)
     flags = {o for p in command.params for o in p.opts}
-    assert flags >= {"--plan", "--limit", "--errors", "--retry", "--cluster", "--json", "--storage-option"}
+    assert flags >= {"--plan", "--limit", "--errors", "--retry", "--rebuild", "--cluster", "--json", "--storage-option"}
 
 
 def test_exit_codes_and_streams_of_the_program(catalog: Catalog, tmp_path: Path) -> None:
@@ -150,6 +150,11 @@ def test_an_error_of_ours_is_a_message_and_any_other_one_is_not_hidden() -> None
     ours = CliRunner().invoke(small_app(CubeError("asked, found, where, what to do")), ["--json"])
     assert ours.exit_code == 1
     assert json.loads(ours.stdout) == {"ok": False, "error": {"type": "CubeError", "message": "asked, found, where, what to do"}}
+    noted = CubeError("what")
+    noted.add_note("(where)")
+    assert CliRunner().invoke(small_app(noted)).stderr == "Error: what\n(where)\n"
+    system = CliRunner().invoke(small_app(PermissionError(13, "Permission denied", "/there")))
+    assert (system.exit_code, "/there" in system.stderr) == (1, True)
     other = CliRunner().invoke(small_app(ZeroDivisionError("a defect")))
     assert isinstance(other.exception, ZeroDivisionError)
 

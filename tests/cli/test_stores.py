@@ -122,6 +122,16 @@ def test_compose_goes_on_where_it_was(eocube: Invoke, filled: Path, tmp_path: Pa
     assert audit(str(tmp_path / "out"), deep=True, executor="serial").ok
 
 
+def test_compose_rebuilds_a_cube(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    command = ("compose", filled, tmp_path / "out", "--freq", "10D")
+    eocube(*command)
+    before = tree(tmp_path / "out")
+    assert parsed(eocube(*command, "--rebuild", SITE, "--json"))["regions_done"] == 2
+    again = tree(tmp_path / "out")
+    assert {k: v for k, v in again.items() if "runs/" not in k} == {k: v for k, v in before.items() if "runs/" not in k}
+    assert json.loads((tmp_path / "out/zarr.json").read_text())["attributes"]["licenses"] == ["CC0-1.0"]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
