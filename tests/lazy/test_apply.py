@@ -12,7 +12,8 @@ import xarray as xr
 
 import eocube
 from eocube.errors import CubeError, GridError, StepContractError
-from eocube.model.recipe import recipe_of
+from eocube.exec.evaluate import Evaluation, evaluate
+from eocube.model.recipe import recipe_of, whole
 from eocube.testing import steps
 from eocube.testing.contracts_step import assert_same_cube, frame_of_result
 from eocube.testing.sources import make_cube, sources_of
@@ -88,6 +89,15 @@ def test_a_function_may_change_what_it_is_given() -> None:
     again = eocube.apply(mine, steps.doubled_in_place, step_id="doubled")
     np.testing.assert_array_equal(again["data"].values, found["data"].values)
     xr.testing.assert_identical(mine, before)
+
+
+def test_a_window_that_a_function_changed_is_still_whole_for_the_next_step() -> None:
+    """A task computes a window once for all steps that need it."""
+    cube = make_cube()
+    found = steps.subtract_reference(eocube.apply(cube, steps.doubled_in_place, step_id="doubled"), cube)
+    recipe = recipe_of(found)
+    window = whole(frame_of_result(found))
+    assert_same_cube(evaluate(recipe.node, window, Evaluation(recipe.binding, {})), found.compute())
 
 
 def test_the_same_function_may_run_twice_in_a_chain() -> None:

@@ -143,6 +143,14 @@ def test_numbers_without_nodata_and_dtypes_that_cannot_be_sorted_are_refused() -
         eocube.composite(cube.assign(data=cube["data"].astype("int64")))
 
 
+def test_n_clear_counts_dates_with_every_band() -> None:
+    cube = make_cube(shape_yx=(12, 15)).compute()
+    cube["data"].values[2:5, 3, 10:, 10:] = 0
+    found = eocube.composite(cube, freq="YS")
+    np.testing.assert_array_equal(found["n_clear"].values[:, 10:, 10:], np.array([2, 7])[:, None, None] * np.ones((1, 2, 5)))
+    np.testing.assert_array_equal(found["n_clear"].values[:, 9, 9], [3, 9])
+
+
 def test_nodata_at_the_other_end_of_the_dtype_is_nodata() -> None:
     low = eocube.composite(eocube.mask_clouds(make_cube(nodata=0)), freq="MS").compute()
     high = eocube.composite(eocube.mask_clouds(make_cube(nodata=65_535)), freq="MS").compute()

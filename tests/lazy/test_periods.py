@@ -88,7 +88,8 @@ def _same_as_pandas(time_ms: tuple[int, ...], freq: str, grouper: pd.Grouper, or
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(instants, min_size=1, max_size=30), st.sampled_from([("2MS", "MS", 2), ("3YS", "YS", 3), ("2QS-DEC", "QS-DEC", 2)])
+    st.lists(instants, min_size=1, max_size=30),
+    st.sampled_from([("2MS", "MS", 2), ("3YS", "YS", 3), ("3QS-DEC", "QS-DEC", 3), ("2YS-OCT", "YS-OCT", 2)]),
 )
 def test_several_months_are_counted_from_the_period_that_holds_the_origin(
     dates: list[dt.datetime], freq: tuple[str, str, int]
