@@ -72,7 +72,7 @@ class SettingsError(EocubeError, ValueError):
         self.cube, self.stored, self.asked = cube, stored, asked
         super().__init__(
             f"Cube {cube!r} was made with settings {stored[:12]}, this run asks for {asked[:12]} (another recipe, bands, "
-            "dtype, grid, chunking or codec). Write to another store or product, or delete this cube first."
+            f"dtype, grid, chunking or codec). Write to another store or product, or pass --rebuild {cube} to write it anew."
         )
 
 
@@ -112,6 +112,16 @@ class StoreNotFoundError(EocubeError, FileNotFoundError):
         )
 
 
+class StoreReadError(EocubeError, OSError):
+    """An object store did not answer, or refused."""
+
+    def __init__(self, url: str, key: str, reason: str):
+        self.url, self.key, self.reason = url, key, reason
+        super().__init__(
+            f"{key!r} could not be read from {url}: {reason.strip()}. Check the address, the credentials and the network."
+        )
+
+
 class StoreWriteError(EocubeError, OSError):
     """The target cannot be written."""
 
@@ -133,6 +143,10 @@ class FormulaError(EocubeError, ValueError):
 
 class ModelError(EocubeError, ValueError):
     """A network does not fit the cube, or its files cannot be used."""
+
+
+class PatchError(EocubeError, ValueError):
+    """A patch set cannot be made, or read, as it is described."""
 
 
 class PlacementError(EocubeError, RuntimeError):

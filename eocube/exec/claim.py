@@ -15,6 +15,7 @@ from typing import Any, Literal
 from eocube.errors import GridError, LateDateError, SettingsError, StalePlanError
 from eocube.io.blobs import Blobs
 from eocube.io.cubes import CUBES, cube_path, root_attrs
+from eocube.io.markers import delete_markers, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, Template
 from eocube.model.hooks import kill_hook
 from eocube.model.spec import FORMAT
@@ -54,6 +55,7 @@ def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
     stored = blobs.get(root_key)
     if stored is None:
         ensure_groups(blobs, meta.cube)
+        delete_markers(blobs, meta.cube, meta.product, list_markers(blobs, meta.cube, meta.product))  # of a cube deleted by hand
         if blobs.put_new(root_key, meta.root):
             put_template(blobs, meta)
             return "new"

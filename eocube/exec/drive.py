@@ -40,7 +40,6 @@ class CubePlan:
     job: CubeJob
     meta: CubeMeta
     site: str
-    licence: str | None = None
 
     @property
     def n_regions(self) -> int:

@@ -175,12 +175,13 @@ class RegionWriter:
         if kept is not None:
             # Writing now would put holes over pixels that an earlier run could read; say only what failed.
             name = put_marker(blobs, job.cube, job.product, task.region, replace(kept, key=task.key, failed=self._failed))
+            self._pixels, self._valid, self._clear = kept.pixels, kept.valid, kept.clear
             return self._done(name, bytes_written=0)
         for key, body in shards.items():
             if body is not None:
                 blobs.put(key, body)
-            elif task.replaces:
-                blobs.delete(key)
+            else:
+                blobs.delete(key)  # a killed run of another plan may have left one
         kill_hook("after_shard")
         marker = Marker(
             key=task.key,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from eocube.errors import StoreWriteError, UnknownNameError
+from eocube.errors import StoreReadError, StoreWriteError, UnknownNameError
 
 STAGING = "tmp"
 STAGING_MAX_AGE_S = 86_400
@@ -169,11 +169,14 @@ class ObstoreBlobs:
     def get(self, key: str) -> bytes | None:
         """See :class:`Blobs`."""
         import obstore
+        from obstore.exceptions import BaseError
 
         try:
             return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError:
             return None
+        except BaseError as e:
+            raise StoreReadError(self.url, key, str(e)) from e
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
@@ -206,10 +209,14 @@ class ObstoreBlobs:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """See :class:`Blobs`."""
         import obstore
+        from obstore.exceptions import BaseError
 
-        for page in obstore.list(self._store, prefix=prefix):
-            for entry in page:
-                yield str(entry["path"]), int(entry["size"])
+        try:
+            for page in obstore.list(self._store, prefix=prefix):
+                for entry in page:
+                    yield str(entry["path"]), int(entry["size"])
+        except BaseError as e:
+            raise StoreReadError(self.url, f"{prefix}/", str(e)) from e
 
     def delete(self, key: str) -> None:
         """See :class:`Blobs`."""

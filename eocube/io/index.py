@@ -110,11 +110,11 @@ def gsd_m(geobox: GeoBox) -> tuple[float, float]:
 def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
     """Leave a cube's row as an immutable part; older parts of the same cube go after it."""
     table = pa.Table.from_pylist([row], schema=SCHEMA)
-    stem = f"{PARTS}/{row['cube']}/{row['product']}."
-    name = f"{stem}{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
+    stem = f"{PARTS}/{row['cube']}/{row['product']}"
+    name = f"{stem}.{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
     blobs.put(name, _parquet(table))
     for key, _ in list(blobs.list(f"{PARTS}/{row['cube']}")):
-        if key.startswith(stem) and key != name:
+        if key.rsplit(".", 2)[0] == stem and key != name:  # a product's name may have dots itself
             blobs.delete(key)
 
 

@@ -86,7 +86,9 @@ def _figure(width: float, height: float) -> Any:
         from matplotlib.figure import Figure
     except ImportError as e:
         raise MissingDependencyError("Drawing the demo's pictures", "matplotlib", "plot") from e
-    return Figure(figsize=(width, height), dpi=140, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=140, layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.05)
+    return figure
 
 
 def _quiet(axes: Any) -> None:

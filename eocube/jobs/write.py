@@ -194,9 +194,8 @@ def plan_node(
         errors=settings.errors,
         max_bytes=settings.max_bytes,
     )
-    stated = licence.get("license")
     meta = CubeMeta(cube=site, product=product, template=template)
-    return CubePlan(job=job, meta=meta, site=site, licence=None if stated is None else str(stated))
+    return CubePlan(job=job, meta=meta, site=site)
 
 
 _SLUG = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-")
