@@ -17,6 +17,7 @@ from odc.geo.geobox import GeoBox
 
 from eocube.errors import CatalogError
 from eocube.model.bands import SENTINEL2_BANDS, Band
+from eocube.model.frame import norm_geobox
 
 JsonItem = Mapping[str, Any]
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
@@ -166,10 +167,10 @@ def check_item(item: JsonItem) -> None:
 def time_ms(item: JsonItem) -> int:
     """Acquisition time in ms: ``datetime``, or ``start_datetime`` where that is null. CatalogError where neither is a time."""
     p = item["properties"]
-    text = p.get("datetime") or p.get("start_datetime")
+    text: Any = p.get("datetime") or p.get("start_datetime")
     try:
-        when = dt.datetime.fromisoformat(str(text))
-    except ValueError as e:
+        when = dt.datetime.fromisoformat(text)
+    except (ValueError, TypeError) as e:
         raise CatalogError(
             f"Item {item['id']!r} has no usable datetime: found {text!r}. A cube needs a date for every item."
         ) from e
@@ -262,7 +263,7 @@ def declared_grid(item: JsonItem, asset: Mapping[str, Any]) -> GeoBox | None:
         return None
     try:
         ny, nx = (int(n) for n in shape)
-        return GeoBox((ny, nx), Affine(*(float(v) for v in list(transform)[:6])), str(crs))
+        return norm_geobox(GeoBox((ny, nx), Affine(*(float(v) for v in list(transform)[:6])), str(crs)))
     except Exception as e:
         raise CatalogError(
             f"Item {item['id']!r} declares a grid that makes no sense: {crs}, shape {shape}, transform {transform}: {e}"

@@ -6,6 +6,8 @@ from typing import Any
 
 from odc.geo.geobox import GeoBox
 
+from eocube.model.frame import crs_code
+
 _CONVENTIONS: list[dict[str, str]] = [
     {
         "uuid": "f17cb550-5864-4468-aeb7-f3180cfb622f",
@@ -38,13 +40,11 @@ def spatial_attrs(geobox: GeoBox, *, dims: tuple[str, str] = ("y", "x")) -> dict
 
 
 def proj_attrs(geobox: GeoBox) -> dict[str, Any]:
-    """``proj:code`` where the CRS has an authority code, else ``proj:wkt2``."""
+    """``proj:code`` where an authority has a code for exactly this CRS, else ``proj:wkt2``."""
     if geobox.crs is None:
         return {}
-    code = geobox.crs.authority
-    if all(code):
-        return {"proj:code": f"{code[0]}:{code[1]}"}
-    return {"proj:wkt2": geobox.crs.proj.to_wkt()}
+    code = crs_code(str(geobox.crs))
+    return {"proj:wkt2": geobox.crs.proj.to_wkt()} if code is None else {"proj:code": code}
 
 
 def group_attrs(geobox: GeoBox) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import AssetReadError, GridError, MissingDependencyError
+from eocube.model.frame import norm_geobox
 from eocube.model.scene import Asset
 
 GDAL_OPTIONS: dict[str, Any] = {
@@ -109,7 +110,7 @@ def _info(src: Any) -> RasterInfo:
     from affine import Affine
 
     a = src.transform
-    box = GeoBox((src.height, src.width), Affine(*list(a)[:6]), None if src.crs is None else src.crs.to_wkt())
+    box = norm_geobox(GeoBox((src.height, src.width), Affine(*list(a)[:6]), None if src.crs is None else src.crs.to_wkt()))
     nodata = None if src.nodata is None else float(src.nodata)
     height, width = src.block_shapes[0]
     return RasterInfo(box, tuple(src.dtypes), nodata, (int(height), int(width)))

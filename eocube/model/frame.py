@@ -7,12 +7,14 @@ last bits of coordinates differ when they are.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import CubeError, UnknownNameError
@@ -20,6 +22,26 @@ from eocube.model.bands import Band
 
 BANDED_DIMS = ("time", "band", "y", "x")
 MASK_DIMS = ("time", "y", "x")
+_CODE = re.compile(r"[A-Z][A-Z0-9_]*:[A-Za-z0-9_]+")
+
+
+def norm_geobox(box: GeoBox) -> GeoBox:
+    """The same grid with its CRS by its authority's code, where it is exactly that one, however it was made.
+
+    One CRS then has one text, in names and keys as in metadata. A CRS that only resembles a coded one (an ellipsoid without a
+    datum, say) stays as it is: its neighbours may lie a hundred metres off.
+    """
+    code = None if box.crs is None else crs_code(str(box.crs))
+    return box if code is None or code == str(box.crs) else GeoBox(box.shape, box.affine, code)
+
+
+@lru_cache(maxsize=256)
+def crs_code(text: str) -> str | None:
+    """``EPSG:32635`` for a CRS given as code, WKT or PROJ text; None where no authority has exactly that one."""
+    if _CODE.fullmatch(text):
+        return text
+    found = CRS(text).proj.to_authority(min_confidence=100)
+    return None if found is None else f"{found[0]}:{found[1]}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +121,7 @@ class Frame:
     """What a cube looks like without its pixels."""
 
     geobox: GeoBox
-    """The one grid of the cube: CRS, affine of the pixel edge, shape (y, x)."""
+    """The one grid of the cube: CRS (by code where it has one), affine of the pixel edge, shape (y, x)."""
 
     time_ms: tuple[int, ...]
     """Dates, milliseconds since 1970-01-01 UTC, strictly increasing."""
@@ -117,6 +139,7 @@ class Frame:
     """For composites: the half-open period [start, end) of each date."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "geobox", norm_geobox(self.geobox))
         names = [b.name for b in self.bands]
         if len(set(names)) != len(names):
             raise CubeError(f"Band names repeat: {names}. Every band of a cube needs a name of its own.")
