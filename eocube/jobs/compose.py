@@ -146,7 +146,10 @@ def plan_compose(
     same = opened.url == open_blobs(out, settings.storage_options).url
     rows = _chosen(rows, products, "product", store) if products is not None else _observed(rows, composing, same_store=same)
     if not rows:
-        raise CatalogError(f"No cube of {store} is chosen by sites={sites} and products={products}.")
+        raise CatalogError(
+            f"No cube of {store} is chosen by sites={sites} and products={products}; its index has {opened.index.num_rows} "
+            "cubes. A cube is in it as soon as all its regions are written: finish convert (the same command again)."
+        )
     _refuse_unfinished(rows, store)
     for row in {r["product"]: r for r in reversed(rows)}.values():
         composing.plan(row)

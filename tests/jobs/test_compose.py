@@ -229,6 +229,25 @@ def test_no_step_no_store_and_no_cube_are_refused(few: Path, untouched: Path) ->
     assert not untouched.exists()
 
 
+def test_a_store_whose_conversion_is_not_finished_has_no_cube_yet(
+    items: list[dict[str, Any]], tmp_path: Path, untouched: Path
+) -> None:
+    eocube.convert(eocube.open_corpus("stac", items[:20]), str(tmp_path / "in"), executor="serial", limit=1)
+    with pytest.raises(CatalogError, match=r"index has 0 cubes.*finish convert"):
+        eocube.compose(str(tmp_path / "in"), str(untouched))
+    assert not untouched.exists()
+
+
+def test_a_run_that_was_limited_goes_on_where_it_stopped(few: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"executor": "serial", "freq": "QS-DEC", "products": ["20m"]}
+    first = eocube.compose(str(few), str(tmp_path / "out"), limit=2, **options)
+    assert (first.regions_done, first.stopped_at_limit) == (2, True)
+    second = eocube.compose(str(few), str(tmp_path / "out"), **options)
+    assert second.regions_skipped == 2
+    eocube.compose(str(few), str(tmp_path / "whole"), **options)
+    assert same_store(tmp_path / "out", tmp_path / "whole")
+
+
 def test_one_site_may_be_named_without_a_list(few: Path, untouched: Path) -> None:
     assert len(list(plan_compose(str(few), str(untouched), sites=SITE, products="20m", steps={"freq": "YS"}))) == 1
 
