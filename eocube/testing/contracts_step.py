@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from eocube.jobs.open import open_cube
 from eocube.jobs.write import WriteSettings, plan_cube, run_plans
 from eocube.lazy.masks import mask_clouds
 from eocube.model.frame import Frame
-from eocube.model.recipe import RECIPE_ATTR, Recipe, frame_of, public_json, recipe_of, whole
+from eocube.model.recipe import Recipe, frame_of, public_json, recipe_of, whole
 from eocube.model.spec import CELL_PX, CubeSpec, Layout, settings_id
 from eocube.model.window import Window
 from eocube.testing.sources import ALWAYS_CLOUDY, EDGE, make_cube, sources_of
@@ -265,10 +265,3 @@ def write_small(
     settings = WriteSettings(layout=layout, max_bytes=max_bytes)
     plan = small_plan(plan_cube(cube, str(store), site="cube", product="data", settings=settings))
     return run_plans(str(store), [plan], executor=executor)
-
-
-def iter_recipe_attrs(cube: xr.Dataset) -> Iterator[str]:
-    """Recipes that ride on a cube and its variables."""
-    for attrs in (cube.attrs, *(v.attrs for v in cube.variables.values())):
-        if RECIPE_ATTR in attrs:
-            yield attrs[RECIPE_ATTR]
