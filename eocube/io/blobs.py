@@ -135,7 +135,7 @@ class LocalBlobs:
     def sweep_staging(self) -> None:
         """Remove staged files older than a day: what a killed run left behind."""
         oldest = time.time() - STAGING_MAX_AGE_S
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(self._path(STAGING)):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat().st_mtime < oldest:

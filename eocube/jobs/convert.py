@@ -96,7 +96,7 @@ def plan_convert(
             raise UnknownNameError("product", name, known, "this corpus")
     return (
         _plan_one(inner, store, site, product, settings or WriteSettings())
-        for site in (sites or sorted(places))
+        for site in dict.fromkeys(sites or sorted(places))
         for product in places[site].products
         if products is None or product in products
     )

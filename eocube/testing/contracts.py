@@ -167,8 +167,8 @@ class ExecutorContract(ABC):
 class ReaderContract(ABC):
     """The promises of ``eocube.io.rasters.Reader`` as tests, on files that :mod:`eocube.testing.stac` writes."""
 
-    resamples: bool = True
-    """Whether files off the asked grid are resampled, or refused."""
+    resamples: tuple[str, ...] = ("nearest", "bilinear", "cubic", "average")
+    """How files off the asked grid are resampled; in other ways they are refused."""
 
     scene = SyntheticScene(
         item_id="SYN_CONTRACT",
@@ -268,7 +268,7 @@ class ReaderContract(ABC):
         shape = int(ny * 10 / resolution), int(nx * 10 / resolution)
         box = GeoBox(shape, Affine(resolution, 0, a.c + 3.3, 0, -resolution, a.f - 4.4), self.scene.grid.crs)
         asset = self.asset(folder, "B04")
-        if not self.resamples:
+        if resampling not in self.resamples:
             with pytest.raises(AssetReadError):
                 self.read(reader, [asset], box, resampling)
             return

@@ -280,6 +280,7 @@ def write_files(scene: SyntheticScene, folder: Path) -> None:
             continue
         pixels = np.stack([scene.file_pixels(b) for b in bands])
         box, path = scene.grid_of(bands[0]), folder / scene.file_name(key)
+        path.unlink(missing_ok=True)  # GDAL would try to open what is there
         with rasterio.open(
             path,
             "w",
@@ -366,7 +367,7 @@ def _dump(path: Path, document: Mapping[str, Any]) -> None:
 
 
 class SyntheticReader:
-    """A Reader whose files are the scenes themselves: no disk, no GDAL. Only grids aligned with the files'."""
+    """A Reader whose files are the scenes themselves: no disk, no GDAL. Off the files' grid, but in their CRS: nearest only."""
 
     def __init__(self, scenes: Iterable[SyntheticScene]):
         self.scenes = tuple(scenes)
@@ -386,11 +387,11 @@ class SyntheticReader:
         scene, bands = self._find(assets[0].href, item_id, assets[0].key)
         if assets[0].key in scene.truncated:
             raise AssetReadError(assets[0].href, item_id, assets[0].key, "the file is truncated")
-        origin = aligned_origin(scene.grid_of(bands[0]), geobox)
-        if origin is None:
-            raise AssetReadError(assets[0].href, item_id, assets[0].key, "SyntheticReader does not resample")
+        grid = scene.grid_of(bands[0])
+        if grid.crs != geobox.crs or (resampling != "nearest" and aligned_origin(grid, geobox) is None):
+            raise AssetReadError(assets[0].href, item_id, assets[0].key, f"SyntheticReader does not resample {resampling}")
         pixels = np.stack([scene.file_pixels(bands[a.bidx - 1]) for a in assets])
-        return _cut(pixels, origin, (int(geobox.shape[0]), int(geobox.shape[1])), int(assets[0].nodata or 0))
+        return _nearest(pixels, grid, geobox, int(assets[0].nodata or 0))
 
     def describe(self, href: str) -> RasterInfo:
         """See :class:`eocube.io.rasters.Reader`."""
@@ -400,14 +401,14 @@ class SyntheticReader:
         return RasterInfo(scene.grid_of(bands[0]), dtypes, nodata, (scene.block, scene.block))
 
 
-def _cut(pixels: npt.NDArray[Any], origin: tuple[int, int], shape: tuple[int, int], fill: int) -> npt.NDArray[Any]:
-    """Rows and columns from ``origin``, which may be outside, filled there."""
-    (y0, x0), (ny, nx) = origin, shape
-    out = np.full((len(pixels), ny, nx), fill, pixels.dtype)
-    ya, yb, xa, xb = max(0, y0), min(pixels.shape[1], y0 + ny), max(0, x0), min(pixels.shape[2], x0 + nx)
-    if yb > ya and xb > xa:
-        out[:, ya - y0 : yb - y0, xa - x0 : xb - x0] = pixels[:, ya:yb, xa:xb]
-    return out
+def _nearest(pixels: npt.NDArray[Any], grid: GeoBox, geobox: GeoBox, fill: int) -> npt.NDArray[Any]:
+    """The pixel of ``grid`` in which each pixel centre of ``geobox`` lies, ``fill`` outside."""
+    a, (ny, nx) = ~grid.affine @ geobox.affine, map(int, geobox.shape)
+    columns = np.floor(a.c + a.a * (np.arange(nx) + 0.5) + 1e-6).astype(int)
+    rows = np.floor(a.f + a.e * (np.arange(ny) + 0.5) + 1e-6).astype(int)
+    inside = ((rows >= 0) & (rows < pixels.shape[1]))[:, None] & (columns >= 0) & (columns < pixels.shape[2])
+    found = pixels[:, rows.clip(0, pixels.shape[1] - 1)[:, None], columns.clip(0, pixels.shape[2] - 1)]
+    return np.where(inside, found, fill).astype(pixels.dtype)
 
 
 class CountingReader:

@@ -71,7 +71,7 @@ class TestRasterio(ReaderContract):
 
 
 class TestSynthetic(ReaderContract):
-    resamples = False
+    resamples = ("nearest",)
 
     def make_reader(self):
         return SyntheticReader([self.scene])

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio.crs
 from affine import Affine
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from rasterio.crs import CRS as RasterioCRS
 
 from eocube.errors import CubeError, UnknownNameError
 from eocube.model.bands import SCL_CLASSES, SCL_CLEAR, SENTINEL2_BANDS, Band
@@ -80,7 +80,7 @@ def test_a_frame_that_cannot_be_a_cube_is_refused(changes: dict[str, Any], says:
 
 def test_a_turned_grid_has_no_coordinates() -> None:
     turned = GeoBox((4, 6), Affine.rotation(10) @ Affine(10, 0, 0, 0, -10, 0), "EPSG:32635")
-    with pytest.raises(CubeError, match="rotated or sheared.*reproject"):
+    with pytest.raises(CubeError, match=r"rotated or sheared.*reproject"):
         _ = make_frame(geobox=turned).yx
 
 
@@ -123,7 +123,7 @@ def test_sentinel2_bands_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("code", ["EPSG:32635", "EPSG:3035", "EPSG:4326", "EPSG:2263", "ESRI:54009"])
 def test_a_crs_has_one_name_however_it_was_made(code: str) -> None:
-    rasterio_crs = RasterioCRS.from_user_input(code)
+    rasterio_crs = rasterio.crs.CRS.from_user_input(code)
     for text in (code, CRS(code).to_wkt(), rasterio_crs.to_wkt(), rasterio_crs.to_wkt(version="WKT2_2019")):
         box = GeoBox((2, 2), Affine(10, 0, 0, 0, -10, 0), text)
         assert str(norm_geobox(box).crs) == code
