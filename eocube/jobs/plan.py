@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from eocube.exec.drive import CubePlan
-from eocube.exec.region import piece_chunks
+from eocube.exec.region import CubeJob, piece_chunks
 from eocube.model.recipe import Cost, frame_bytes, frame_of, trace, window_bytes
 from eocube.model.spec import Region
+from eocube.model.window import Window
 
 SCHEMA = pa.schema(
     [
@@ -95,14 +96,13 @@ class Plan:
 
 def _rows(plan: CubePlan) -> Iterator[dict[str, Any]]:
     peak: dict[tuple[int, int, int], int] = {}
+    chunks: dict[tuple[int, int, int], tuple[int, int, int]] = {}
     for region in plan.job.spec.regions():
         window = plan.job.spec.window(region)
         shape = (len(window.times), *window.shape_yx)
         if shape not in peak:
-            peak[shape] = peak_bytes(plan, region)
-        cost = Cost(0, 0, 0)
-        for key, inner in trace(plan.job.node, window, plan.job.binding, plan.job.frames):
-            cost += plan.job.binding.sources[key].cost(inner)
+            peak[shape], chunks[shape] = peak_bytes(plan, region), piece_chunks(plan.job, region)
+        cost = sum((_cost(plan.job, p.window) for p in plan.job.spec.pieces(region, chunks[shape])), Cost(0, 0, 0))
         yield {
             "cube": plan.job.cube,
             "product": plan.job.product,
@@ -111,6 +111,12 @@ def _rows(plan: CubePlan) -> Iterator[dict[str, Any]]:
             "bytes_out": frame_bytes(frame_of(plan.job.node, plan.job.binding, plan.job.frames), window),
             "peak_bytes": peak[shape],
         }
+
+
+def _cost(job: CubeJob, window: Window) -> Cost:
+    """What evaluating one piece reads: pieces with a halo read their margins anew."""
+    reads = trace(job.node, window, job.binding, job.frames)
+    return sum((job.binding.sources[key].cost(inner) for key, inner in reads), Cost(0, 0, 0))
 
 
 def peak_bytes(plan: CubePlan, region: Region) -> int:

@@ -150,7 +150,7 @@ class Binding:
     def merged(self, other: Binding) -> Binding:
         """Both; step names must agree."""
         for name in self.steps.keys() & other.steps.keys():
-            if self.steps[name].fn is not other.steps[name].fn:
+            if self.steps[name].fn != other.steps[name].fn:
                 raise StepContractError(f"Two different functions are recorded as step {name!r}; give each its own step_id.")
         return Binding(
             sources={**self.sources, **other.sources},

@@ -106,11 +106,6 @@ def test_the_graph_of_a_chain_is_the_same_in_another_session() -> None:
     assert monthly_ndvi(make_cube(name="other"))["data"].data.name != first["data"].data.name
 
 
-KNOWN = pytest.mark.xfail(
-    strict=True, reason="the plan prices whole regions; a region worked through in pieces reads halos twice"
-)
-
-
 @pytest.mark.parametrize("layout", ["map", "series"])
 @pytest.mark.parametrize(
     ("halo", "max_bytes"),
@@ -118,7 +113,7 @@ KNOWN = pytest.mark.xfail(
         pytest.param(False, 1 << 28, id="points"),
         pytest.param(True, 1 << 28, id="halo"),
         pytest.param(False, 60_000, id="points in pieces"),
-        pytest.param(True, 60_000, id="halo in pieces", marks=KNOWN),
+        pytest.param(True, 60_000, id="halo in pieces"),
     ],
 )
 def test_the_engine_reads_no_more_than_the_plan_says_and_evaluates_each_pixel_once(
