@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from eocube.exec.drive import CubePlan
 from eocube.exec.region import CubeJob, piece_chunks
-from eocube.model.recipe import Cost, frame_bytes, frame_of, trace, window_bytes
-from eocube.model.spec import Region
+from eocube.model.recipe import Cost, frame_bytes, trace, window_bytes
 from eocube.model.window import Window
 
 SCHEMA = pa.schema(
@@ -95,21 +94,18 @@ class Plan:
 
 
 def _rows(plan: CubePlan) -> Iterator[dict[str, Any]]:
-    peak: dict[tuple[int, int, int], int] = {}
-    chunks: dict[tuple[int, int, int], tuple[int, int, int]] = {}
-    for region in plan.job.spec.regions():
-        window = plan.job.spec.window(region)
-        shape = (len(window.times), *window.shape_yx)
-        if shape not in peak:
-            peak[shape], chunks[shape] = peak_bytes(plan, region), piece_chunks(plan.job, region)
-        cost = sum((_cost(plan.job, p.window) for p in plan.job.spec.pieces(region, chunks[shape])), Cost(0, 0, 0))
+    job = plan.job
+    for region in job.spec.regions():
+        pieces = list(job.spec.pieces(region, piece_chunks(job, region)))
+        cost = sum((_cost(job, p.window) for p in pieces), Cost(0, 0, 0))
+        written = frame_bytes(job.spec.frame, job.spec.window(region))
         yield {
-            "cube": plan.job.cube,
-            "product": plan.job.product,
+            "cube": job.cube,
+            "product": job.product,
             "region": str(region),
             **cost._asdict(),
-            "bytes_out": frame_bytes(frame_of(plan.job.node, plan.job.binding, plan.job.frames), window),
-            "peak_bytes": peak[shape],
+            "bytes_out": written,
+            "peak_bytes": peak_bytes(job, pieces[0].window, written),
         }
 
 
@@ -119,12 +115,12 @@ def _cost(job: CubeJob, window: Window) -> Cost:
     return sum((job.binding.sources[key].cost(inner) for key, inner in reads), Cost(0, 0, 0))
 
 
-def peak_bytes(plan: CubePlan, region: Region) -> int:
-    """Memory of one task: the arrays of one piece, and the region's encoded chunks twice (chunks, then the joined shard)."""
-    job = plan.job
-    piece = next(job.spec.pieces(region, piece_chunks(job, region)))
-    evaluated = window_bytes(job.node, piece.window, job.binding, job.frames)
-    return evaluated + 2 * frame_bytes(job.spec.frame, job.spec.window(region))
+def peak_bytes(job: CubeJob, piece: Window, written: int) -> int:
+    """Memory of one task: the arrays of its biggest piece, and the region's encoded chunks twice (chunks, then the joined shard).
+
+    ``written`` are the raw bytes of the region, the most that its chunks can take.
+    """
+    return window_bytes(job.node, piece, job.binding, job.frames) + 2 * written
 
 
 def _mb(n: int) -> str:
