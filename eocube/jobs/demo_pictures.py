@@ -52,8 +52,9 @@ def cloudy_and_composite(
 def superres_panels(
     path: Path, panels: Mapping[str, Float32Image], *, zoom: tuple[slice, slice], title: str, credit: str
 ) -> None:
-    """The same place at each resolution, whole above and zoomed below; (y, x) reflectance of one band, one stretch a row, from the last.
-    ``zoom`` is in pixels of the last panel, whose size the others divide.
+    """The same place at each resolution, whole above and zoomed below; (y, x) reflectance of one band.
+
+    ``zoom`` is in pixels of the last panel, whose size the others divide. One stretch a row, from the last panel.
     """
     figure = _figure(10.4, 5.7)
     reference = list(panels.values())[-1]
