@@ -292,33 +292,41 @@ def without_recipe(cube: Any, why: str) -> Any:
 # ------------------------------------------------------------------------------------------------ the recorder
 
 
+_RESERVED = {"array", "cube", "float", "resource"}
+"""Keys by which a recorded argument says what it is; a dictionary of the caller's must not have them."""
+
+
 def record_value(value: Any) -> Any:
     """An argument as JSON: scalars, lists, dicts of them, arrays up to 64 kB; else UnrecordedError."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     if isinstance(value, str | int | float | bool | type(None)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     if isinstance(value, tuple | list | range):
         return [record_value(v) for v in value]
-    if isinstance(value, Mapping) and not is_cube_arg(value) and "array" not in value:
+    if isinstance(value, Mapping) and not _RESERVED & set(value):
         return {str(k): record_value(v) for k, v in value.items()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb" and value.nbytes <= MAX_INLINE_BYTES:
-        return {"array": value.tolist(), "dtype": str(value.dtype)}
+        return {"array": record_value(value.ravel().tolist()), "dtype": str(value.dtype), "shape": list(value.shape)}
     raise UnrecordedError(
-        f"An argument of type {type(value).__name__} cannot be recorded: pass JSON scalars, arrays up to "
-        f"{MAX_INLINE_BYTES} bytes or eocube cubes (write a big mask with write_cube first)."
+        f"An argument of type {type(value).__name__} cannot be recorded: pass JSON scalars, arrays up to {MAX_INLINE_BYTES} "
+        f"bytes, dictionaries without the keys {sorted(_RESERVED)}, or eocube cubes (write a big mask with write_cube first)."
     )
 
 
 def replay_value(value: Any) -> Any:
-    """The inverse of :func:`record_value` (lists stay lists)."""
-    if isinstance(value, dict) and "array" in value:
-        return np.asarray(value["array"], value["dtype"])
-    if isinstance(value, dict) and "float" in value:
+    """The inverse of :func:`record_value` (tuples come back as lists)."""
+    if isinstance(value, list):
+        return [replay_value(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        return np.array(replay_value(value["array"]), value["dtype"]).reshape(value["shape"])
+    if "float" in value:
         return float(value["float"])
-    return value
+    return {k: replay_value(v) for k, v in value.items()}
 
 
 def step(
@@ -370,8 +378,9 @@ def _run_recorded(declared: Step, cube: Any, args: dict[str, Any]) -> Any:
         node, binding = record_step(declared, cube, args)
         frame_of(node, binding)  # fails before any graph is built
     except UnrecordedError as e:
-        return without_recipe(declared.fn(cube, **args), str(e))
-    return with_recipe(declared.fn(cube, **args), node, binding)
+        return without_recipe(declared.fn(cube, **args).copy(), str(e))
+    # A copy: a step may hand back the very cube it got, whose own recipe must stay.
+    return with_recipe(declared.fn(cube, **args).copy(), node, binding)
 
 
 def record_step(declared: Step, cube: Any, args: Mapping[str, Any]) -> tuple[Node, Binding]:

@@ -172,13 +172,14 @@ def choose_spec(frame: Frame, *, layout: Layout = "balanced", block_yx: tuple[in
     while shard_t * deep * (2 * shard) ** 2 <= MAX_SHARD_BYTES or shard < min(max(block_yx), 1024):
         shard *= 2
     sy, sx = (_cover(min(shard, math.ceil(n / c) * c), c) for n, c in ((ny, cy), (nx, cx)))
-    single = sy >= ny and sx >= nx
+    cut = [c for n, c in ((ny, cy), (nx, cx)) if c < n]
     return CubeSpec(
         frame=frame,
         layout=layout,
         chunk_tyx=(chunk_t, cy, cx),
         shard_tyx=(shard_t, sy, sx),
-        cell_px=CELL_PX if single and cy == ny and cx == nx else _largest_divisor(math.gcd(cy, cx), CELL_PX),
+        # Cells must not straddle chunks; along an axis of one chunk the last may stick out of the cube.
+        cell_px=_largest_divisor(math.gcd(*cut), CELL_PX) if cut else CELL_PX,
     )
 
 
