@@ -108,14 +108,22 @@ def gsd_m(geobox: GeoBox) -> tuple[float, float]:
 
 
 def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
-    """Leave a cube's row as an immutable part; older parts of the same cube go after it."""
-    table = pa.Table.from_pylist([row], schema=SCHEMA)
+    """Leave a cube's row as an immutable part; parts of the same cube that know no more go after it.
+
+    Where another run has meanwhile left one that knows more, this one goes instead.
+    """
     stem = f"{PARTS}/{row['cube']}/{row['product']}"
     name = f"{stem}.{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
-    blobs.put(name, _parquet(table))
+    blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
     for key, _ in list(blobs.list(f"{PARTS}/{row['cube']}")):
         if key.rsplit(".", 2)[0] == stem and key != name:  # a product's name may have dots itself
-            blobs.delete(key)
+            newer = any(_rank(other) > _rank(row) for other in _read_parts(blobs, [key]))
+            blobs.delete(name if newer else key)
+
+
+def _rank(row: dict[str, Any]) -> tuple[int, int]:
+    """Of two rows of one cube the higher knows more: more dates, then fewer unfinished regions."""
+    return row["n_dates"], -row["unfinished_regions"]
 
 
 def compact(blobs: Blobs) -> pa.Table:
@@ -144,8 +152,7 @@ def join_rows(rows: Iterable[dict[str, Any]]) -> pa.Table:
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         key = row["site"], row["product"]
-        rank = (row["n_dates"], -row["unfinished_regions"])
-        if key not in best or rank > (best[key]["n_dates"], -best[key]["unfinished_regions"]):
+        if key not in best or _rank(row) > _rank(best[key]):
             best[key] = row
     return pa.Table.from_pylist([best[k] for k in sorted(best)], schema=SCHEMA)
 

@@ -1,0 +1,142 @@
+"""The index: no row is lost whoever writes when, and a row says where a cube lies and how big its pixels are."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from odc.geo.geobox import GeoBox
+
+from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
+from eocube.io.index import INDEX, compact, gsd_m, index_row, join_rows, put_part, read_index
+from eocube.model.bands import Band
+from eocube.model.frame import Frame, Variable
+from eocube.testing.stac import make_grid
+
+
+def make_row(
+    cube: str = "c", product: str = "p", *, dates: int = 3, unfinished: int = 0, grid: GeoBox | None = None
+) -> dict[str, Any]:
+    frame = Frame(
+        geobox=grid or make_grid(),
+        time_ms=tuple(range(dates)),
+        bands=(Band(name="red"),),
+        variables=(Variable(name="data", dtype="uint16", banded=True, nodata=0),),
+    )
+    return index_row(frame, site=cube, cube=cube, product=product, counts=(1, 2), unfinished=unfinished, licence="CC0-1.0")
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> Blobs:
+    return open_blobs(str(tmp_path))
+
+
+def names(blobs: Blobs) -> list[tuple[str, str, int]]:
+    return [(r["cube"], r["product"], r["n_dates"]) for r in read_index(blobs).to_pylist()]
+
+
+def test_an_empty_store_has_an_empty_index(blobs: Blobs) -> None:
+    assert read_index(blobs).num_rows == 0
+    compact(blobs)
+    assert read_index(blobs).num_rows == 0
+
+
+def test_rows_are_sorted_and_a_newer_part_takes_the_place_of_an_older(blobs: Blobs) -> None:
+    for row in (make_row("b"), make_row("a", "20m"), make_row("a", "10m"), make_row("a", "10m", dates=5)):
+        put_part(blobs, row)
+    compact(blobs)
+    assert names(blobs) == [("a", "10m", 5), ("a", "20m", 3), ("b", "p", 3)]
+    assert len(list(blobs.list("index"))) == 3
+
+
+def test_a_part_that_knows_less_does_not_take_the_place_of_one_that_knows_more(blobs: Blobs) -> None:
+    """A run that began before an append may come to its end after it."""
+    put_part(blobs, make_row(dates=5))
+    for less in (make_row(dates=3), make_row(dates=5, unfinished=1)):
+        put_part(blobs, less)
+        compact(blobs)
+        assert names(blobs) == [("c", "p", 5)]
+        assert len(list(blobs.list("index"))) == 1
+    assert read_index(blobs)["unfinished_regions"].to_pylist() == [0]
+
+
+@pytest.mark.parametrize("other", ["10m", "1", "10m.x", "10"], ids=str)
+def test_products_whose_names_begin_alike_keep_their_parts(blobs: Blobs, other: str) -> None:
+    for product in ("10m", other, "1.5m", "10m"):
+        put_part(blobs, make_row(product=product))
+    compact(blobs)
+    assert [n[1] for n in names(blobs)] == sorted({"10m", other, "1.5m"})
+
+
+def test_of_two_rows_of_a_cube_the_one_with_most_dates_then_fewest_holes_counts() -> None:
+    rows = [make_row(dates=4, unfinished=2), make_row(dates=4), make_row(dates=3), make_row(dates=4, unfinished=1)]
+    for order in (rows, rows[::-1]):
+        (row,) = join_rows(order).to_pylist()
+        assert (row["n_dates"], row["unfinished_regions"]) == (4, 0)
+
+
+def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
+    def write(n: int) -> None:
+        blobs = open_blobs(str(tmp_path))
+        for i in range(4):
+            put_part(blobs, make_row(f"cube-{n}-{i}"))
+            compact(blobs)
+
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write, range(4)))
+        assert len(names(open_blobs(str(tmp_path)))) == 16
+
+
+def test_a_part_that_comes_while_parts_are_read_is_in_the_index(tmp_path: Path) -> None:
+    """The listing is taken again until nothing has changed: here a part appears between the listing and the put."""
+    late = make_row("late")
+
+    class Meanwhile(LocalBlobs):
+        waiting = threading.Event()
+
+        def put(self, key: str, body: bytes) -> None:
+            if key == INDEX and not self.waiting.is_set():
+                self.waiting.set()
+                put_part(LocalBlobs(self.url), late)
+            super().put(key, body)
+
+    blobs = Meanwhile(str(tmp_path))
+    put_part(blobs, make_row("early"))
+    compact(blobs)
+    assert [n[0] for n in names(blobs)] == ["early", "late"]
+
+
+def test_a_row_says_nothing_of_where_files_come_from() -> None:
+    row = make_row()
+    assert not any("http" in str(v) or "/" in str(v) for k, v in row.items() if k != "geometry")
+    assert (row["window"], row["shape"], row["clear_fraction"], row["license"]) == ([0, 48, 0, 64], [48, 64], 0.5, "CC0-1.0")
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        (make_grid(resolution=10.0), (10, 10)),
+        (make_grid((10, 10), resolution=1.0, crs="EPSG:2263"), (0.3048, 0.3048)),
+        (make_grid((2, 2), resolution=0.001, corner_xy=(24.0, 60.001), crs="EPSG:4326"), (111.41, 55.80)),
+        (make_grid((2, 2), resolution=0.001, corner_xy=(24.0, 0.001), crs="EPSG:4326"), (110.57, 111.32)),
+    ],
+    ids=["metres", "feet", "degrees at 60 north", "degrees at the equator"],
+)
+def test_pixel_sizes_are_in_metres_on_the_ground(box: GeoBox, expected: tuple[float, float]) -> None:
+    """A degree of latitude is 110.57 km at the equator and 111.41 km at 60 north, of longitude 111.32 and 55.80 (WGS 84)."""
+    assert gsd_m(box) == pytest.approx(expected, rel=2e-4)
+
+
+def test_the_index_prunes_by_its_bbox_column(blobs: Blobs, tmp_path: Path) -> None:
+    put_part(blobs, make_row())
+    compact(blobs)
+    schema = pq.read_schema(tmp_path / INDEX)
+    assert b"1.1.0" in schema.metadata[b"geo"]
+    assert b"covering" in schema.metadata[b"geo"]
+    box = read_index(blobs).to_pylist()[0]["bbox"]
+    assert 28.27 < box["xmin"] < box["xmax"] < 28.29
