@@ -42,7 +42,7 @@ class SplitRule:
     """Days between any training date and any test period."""
 
     def __post_init__(self) -> None:
-        sizes = (self.block_px, *self.blocks_yx, self.period_days or 1, self.periods)
+        sizes = (self.block_px, *self.blocks_yx, 1 if self.period_days is None else self.period_days, self.periods)
         if min(sizes) < 1 or self.buffer_px < 0 or not self.gap_days >= 0:
             raise PatchError(f"{self} has a size below 1 or a negative distance; blocks, periods and groups count from 1.")
         if self.blocks_yx == (1, 1) or (self.period_days is not None and self.periods == 1):
