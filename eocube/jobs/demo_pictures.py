@@ -85,11 +85,11 @@ def _frame_zoom(axes: Any, zoom: tuple[slice, slice], ratio: int) -> None:
 def _figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError as e:
         raise MissingDependencyError("Drawing the demo's pictures", "matplotlib", "plot") from e
-    figure = Figure(figsize=(width, height), dpi=140, layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(h_pad=0.07, w_pad=0.05)
-    return figure
+    layout = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05)
+    return Figure(figsize=(width, height), dpi=140, layout=layout, facecolor="white")
 
 
 def _quiet(axes: Any) -> None:

@@ -51,7 +51,7 @@ def test_a_spec_loads_what_its_loader_gives_with_its_arguments():
 
 def test_specs_are_equal_by_value_and_survive_pickling():
     one, two = ModelSpec.of("m:f", a=1, b=[2]), ModelSpec.of("m:f", b=[2], a=1)
-    assert one == two == pickle.loads(pickle.dumps(one))  # noqa: S301 - our own bytes
+    assert one == two == pickle.loads(pickle.dumps(one))
     assert hash(one) == hash(two)
     assert one.digest == two.digest
 

@@ -233,7 +233,7 @@ def test_bands_that_do_not_fit_are_refused():
 
 
 def test_the_error_travels_between_processes():
-    error = pickle.loads(pickle.dumps(FormulaError("N @ R", "it holds 'N @ R'")))  # noqa: S301
+    error = pickle.loads(pickle.dumps(FormulaError("N @ R", "it holds 'N @ R'")))
     assert issubclass(FormulaError, EocubeError)
     assert issubclass(FormulaError, ValueError)
     assert (error.formula, error.reason) == ("N @ R", "it holds 'N @ R'")

@@ -55,7 +55,7 @@ def test_times_have_nanoseconds_as_plain_xarray_gives_them() -> None:
 
 def test_equal_frames_are_equal_hash_equal_and_survive_copies() -> None:
     frame = make_frame()
-    for other in (make_frame(), pickle.loads(pickle.dumps(frame)), copy.deepcopy(frame), frame.with_()):  # noqa: S301 - our own
+    for other in (make_frame(), pickle.loads(pickle.dumps(frame)), copy.deepcopy(frame), frame.with_()):
         assert other == frame
         assert hash(other) == hash(frame)
     assert frame.with_(time_ms=(0, 1)) != frame

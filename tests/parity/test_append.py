@@ -223,7 +223,7 @@ def test_a_run_that_began_before_an_append_was_published_does_not_publish_its_ol
         if done == plans[0].n_regions:
             write(SERIES[:14], tmp_path, cut=True)
 
-    with pytest.raises(StalePlanError, match="meanwhile finished by a newer plan.*were not published"):
+    with pytest.raises(StalePlanError, match=r"meanwhile finished by a newer plan.*were not published"):
         run_plans(str(tmp_path), plans, executor="serial", on_done=append_meanwhile)
     write(SERIES[:14], tmp_path / "once", cut=True)
     assert cubes_of(tmp_path) == cubes_of(tmp_path / "once")

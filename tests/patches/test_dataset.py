@@ -90,6 +90,8 @@ def test_lr_hr_and_masks_are_turned_alike(url: str) -> None:
         whole = np.isfinite(hr_mean).all(axis=0) & b["lr_valid"][0] & (block_mean(b["hr_valid"].astype(float), 2) == 1)
         assert whole.any()
         np.testing.assert_allclose(hr_mean[:, whole], b["lr"][0, [2, 1]][:, whole], atol=1e-6)
+        np.testing.assert_array_equal((b["hr"] != 0).all(axis=0), b["hr_valid"])
+        np.testing.assert_array_equal((b["lr"] != 0).all(axis=1), b["lr_valid"])
         for name in ("lr", "hr", "lr_valid", "hr_valid"):
             np.testing.assert_array_equal(np.sort(a[name], axis=None), np.sort(b[name], axis=None))
         n_moved += not np.array_equal(a["hr"], b["hr"])
