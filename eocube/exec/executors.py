@@ -272,7 +272,12 @@ def _local_cluster(n_workers: int, gpu_workers: int) -> DaskExecutor:
 def _client_at(address: str) -> DaskExecutor:
     from distributed import Client
 
-    client = Client(address, set_as_default=False)
+    try:
+        client = Client(address, set_as_default=False)
+    except OSError as e:
+        raise PlacementError(
+            f"No Dask scheduler answers at {address} ({e}). Start one with `dask scheduler`, or pass 'processes' or 'threads'."
+        ) from e
     return DaskExecutor(client, owned=[client])
 
 
