@@ -40,13 +40,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
     def run(*args: str) -> subprocess.Popen[bytes]:
         log = (home / f"{len(started)}.log").open("wb")
-        command = [
-            sys.executable,
-            "-m",
-            "distributed.cli.dask_scheduler" if args[0] == "scheduler" else "distributed.cli.dask_worker",
-        ]
-        env = {**os.environ, "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
-        started.append(subprocess.Popen([*command, *args[1:]], stdout=log, stderr=log, env=env, cwd=home))
+        command = [sys.executable, "-m", f"distributed.cli.dask_{args[0]}", *args[1:]]
+        started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=home))
         log.close()
         return started[-1]
 
