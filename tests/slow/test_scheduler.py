@@ -46,14 +46,9 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         return started[-1]
 
     yield run
-    for process in reversed(started):
-        process.terminate()
     for process in started:
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
