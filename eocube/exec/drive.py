@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import importlib.metadata
 import json
+import platform
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +31,7 @@ from eocube.io.tally import finished_row, markers_by_region, newest_marker
 from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
+_PACKAGES = ("eocube", "numpy", "zarr", "numcodecs", "xarray", "dask", "rasterio", "torch")
 Progress = Callable[[RegionDone], None]
 Runner = Callable[[CubeJob, tuple[RegionTask, ...]], list[RegionDone]]
 
@@ -54,6 +57,13 @@ class RunReport:
 
     run_id: str
     store: str
+    started: str = ""
+    """ISO time, UTC."""
+
+    host: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of Python and of the packages that pixels and bytes go through, on the machine that drives the run."""
+
     cubes: list[str] = field(default_factory=list)
     """Cubes whose every region is written."""
 
@@ -129,7 +139,7 @@ def drive(
         blobs.sweep_staging()
     ensure_store(blobs, store_attrs or {})
     started = time.perf_counter()
-    report = RunReport(run_id=f"{dt.datetime.now(dt.UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}", store=blobs.url)
+    report = _new_report(blobs.url)
     states: dict[tuple[str, str], _CubeState] = {}
     stream = _stream(blobs, plans, executor, states, report, _Draw(limit=limit, retry=retry, resource=resource, group=group))
     try:
@@ -273,6 +283,23 @@ def _refuse_overtaken(blobs: Blobs, state: _CubeState) -> None:
                 f"Region {region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan. This "
                 "run knows less than the store holds, so its dates and labels were not published; run the newer command."
             )
+
+
+def _new_report(store: str) -> RunReport:
+    now = dt.datetime.now(dt.UTC)
+    return RunReport(
+        run_id=f"{now:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:8]}",
+        store=store,
+        started=now.isoformat(timespec="seconds"),
+        host=platform.node(),
+        versions={"python": platform.python_version(), **{p: v for p in _PACKAGES if (v := _version(p)) is not None}},
+    )
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
 
 
 def _note(report: RunReport, done: RegionDone) -> None:

@@ -26,6 +26,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,7 @@ def expected_cube(scenes: Sequence[SyntheticScene], bands: Sequence[str]) -> npt
 
 def item_dict(scene: SyntheticScene, *, folder: str = "") -> dict[str, Any]:
     """The item as a dictionary; hrefs are relative, or below ``folder``."""
-    geographic = scene.grid.geographic_extent
+    bbox, outline = _footprint(scene.grid)
     defaults: dict[str, Any] = {
         "datetime": f"{scene.when}Z",
         "title": NOTICE,
@@ -218,12 +219,19 @@ def item_dict(scene: SyntheticScene, *, folder: str = "") -> dict[str, Any]:
         "stac_version": scene.stac_version,
         "id": scene.item_id,
         "collection": scene.collection,
-        "bbox": list(geographic.boundingbox.bbox),
-        "geometry": json.loads(json.dumps(geographic.geom.__geo_interface__)),
+        "bbox": list(bbox),
+        "geometry": json.loads(outline),
         "properties": properties,
         "links": [],
         "assets": {key: _asset(scene, key, bands, folder) for key, bands in scene.files.items()},
     }
+
+
+@lru_cache(maxsize=64)
+def _footprint(grid: GeoBox) -> tuple[tuple[float, ...], str]:
+    """(bounding box, GeoJSON outline) in degrees."""
+    extent = grid.geographic_extent
+    return tuple(extent.boundingbox.bbox), json.dumps(extent.geom.__geo_interface__)
 
 
 def _asset(scene: SyntheticScene, key: str, bands: Sequence[str], folder: str) -> dict[str, Any]:
@@ -372,6 +380,7 @@ class SyntheticReader:
     def __init__(self, scenes: Iterable[SyntheticScene]):
         self.scenes = tuple(scenes)
         self._files = {s.file_name(key): (s, key) for s in self.scenes for key in s.files}
+        self._pixels: dict[str, npt.NDArray[Any]] = {}
 
     def __reduce__(self) -> tuple[type[SyntheticReader], tuple[tuple[SyntheticScene, ...]]]:
         return type(self), (self.scenes,)
@@ -390,7 +399,10 @@ class SyntheticReader:
         grid = scene.grid_of(bands[0])
         if grid.crs != geobox.crs or (resampling != "nearest" and aligned_origin(grid, geobox) is None):
             raise AssetReadError(assets[0].href, item_id, assets[0].key, f"SyntheticReader does not resample {resampling}")
-        pixels = np.stack([scene.file_pixels(bands[a.bidx - 1]) for a in assets])
+        name = assets[0].href.rpartition("/")[2]
+        if name not in self._pixels:
+            self._pixels[name] = np.stack([scene.file_pixels(b) for b in bands])
+        pixels = self._pixels[name][[a.bidx - 1 for a in assets]]
         return _nearest(pixels, grid, geobox, int(assets[0].nodata or 0))
 
     def describe(self, href: str) -> RasterInfo:

@@ -106,6 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         """See http.server."""
         self._answer(body=False)
 
+    def do_PUT(self) -> None:
+        """Refuse: it serves only."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self._send(405, {}, b"")
+
     def log_message(self, *_: Any) -> None:
         """Say nothing."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import platform
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,21 @@ def test_the_store_says_where_it_comes_from_and_the_cubes_do_not(tmp_path: Path)
     assert Path(rows[scenes[1].item_id, "B04"]["href"]).is_file()
     for path in (tmp_path / "store/cubes").rglob("*"):
         assert not path.is_file() or str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_times_host_and_versions_stand_in_the_runs_report_and_nowhere_else(tmp_path: Path) -> None:
+    run(make_series(2), tmp_path)
+    (path,) = (tmp_path / "runs").glob("*.json")
+    report = json.loads(path.read_text())
+    assert report["host"] == platform.node()
+    assert {"python", "eocube", "zarr", "numcodecs"} <= set(report["versions"])
+    assert report["started"][:4] == f"{dt.datetime.now(dt.UTC):%Y}"
+    for part in ("cubes", "markers", "index", "sources"):
+        for file in (tmp_path / part).rglob("*.*"):
+            body = file.read_bytes() if file.is_file() else b""
+            assert not any(
+                word.encode() in body for word in (report["host"] or "-", report["run_id"], report["versions"]["zarr"])
+            )
 
 
 def test_the_catalogue_may_move(tmp_path: Path) -> None:

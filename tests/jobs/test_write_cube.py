@@ -149,12 +149,12 @@ def test_a_cube_that_xarray_changed_is_noticed_and_written_as_it_is(
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        pytest.param(lambda c: c.sortby("time", ascending=False), CubeError, "strictly increasing", id="time backwards"),
+        pytest.param(lambda c: c.sortby("time", ascending=False), CubeError, "do not increase", id="time backwards"),
         pytest.param(lambda c: c.isel(x=[0, 1, 3]), GridError, "not evenly spaced", id="a hole along x"),
         pytest.param(lambda c: c.isel(time=0), CubeError, "time, band, y, x", id="no time"),
         pytest.param(lambda c: c.rename(data="red"), CubeError, "Dataset with data", id="no data"),
         pytest.param(lambda c: c.drop_vars("spatial_ref"), GridError, "no spatial_ref", id="no CRS"),
-        pytest.param(lambda c: c.isel(time=[]), CubeError, "no date", id="no date"),
+        pytest.param(lambda c: c.isel(time=[]), CubeError, r"nothing along \['time'\]", id="no date"),
         pytest.param(lambda c: c.isel(band=[0, 0]), CubeError, "names repeat", id="a band twice"),
         pytest.param(lambda c: c.assign(mean=c["data"].mean("time")), CubeError, "neither data", id="another dimension"),
         pytest.param(lambda c: 3, CubeError, "Dataset or DataArray, got int", id="no cube at all"),
