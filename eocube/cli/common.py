@@ -53,7 +53,7 @@ Cluster = Annotated[
     str | None,
     typer.Option(
         metavar="SPEC",
-        help="serial, threads\\[:n], processes\\[:n], tcp://host:port, gateway+https://…, module:function. Default: threads.",
+        help="serial, threads\\[:n], processes\\[:n], tcp://host:port, tls://…, module:function. Default: threads.",
         rich_help_panel=_RUN,
     ),
 ]

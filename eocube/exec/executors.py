@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Resource = Literal["CPU", "GPU"]
 
 
-_SPECS = ("serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "gateway+https://…", "module:function")
+_SPECS = ("serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "module:function")
 
 
 class Executor(Protocol):
@@ -171,7 +171,7 @@ def _unpack(body: bytes) -> Any:
     return cloudpickle.loads(body)
 
 
-def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:  # noqa: PLR0911 - one line a kind
+def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:
     """An executor from a short description.
 
     Parameters
@@ -179,8 +179,8 @@ def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:  # no
     spec
         ``serial``; ``threads`` or ``threads:n``; ``processes`` or ``processes:n`` (a local Dask cluster of n workers with one
         thread each, closed by ``close()``); ``tcp://…``, ``tls://…`` or ``ws(s)://…`` (a scheduler's address);
-        ``gateway+https://…`` (a Dask Gateway, the newest running cluster or a new one); ``module:function`` (called, must give
-        a ``distributed.Client`` or an Executor). None: the active Dask client if there is one, else threads.
+        ``module:function`` (called, must give a ``distributed.Client`` or an Executor). None: the active Dask client if there is
+        one, else threads.
     gpu_workers
         With ``processes``: that many further local workers that carry ``GPU`` and run networks; the others then carry ``CPU``.
 
@@ -202,8 +202,6 @@ def connect(spec: str | None = None, *, gpu_workers: int = 0) -> Executor:  # no
         return _local_cluster(int(rest) if rest else os.cpu_count() or 1, gpu_workers)
     if kind in {"tcp", "tls", "ws", "wss", "ucx"} and rest.startswith("//"):
         return _client_at(spec)
-    if spec.startswith("gateway+"):
-        return _gateway(spec.removeprefix("gateway+"))
     if kind not in {"serial", "threads", "processes"} and all(map(str.isidentifier, [*kind.split("."), rest])):
         return as_executor(_function_at(kind, rest)())
     raise UnknownNameError("executor", spec, _SPECS)
@@ -278,18 +276,4 @@ def _client_at(address: str) -> DaskExecutor:
         raise PlacementError(
             f"No Dask scheduler answers at {address} ({e}). Start one with `dask scheduler`, or pass 'processes' or 'threads'."
         ) from e
-    return DaskExecutor(client, owned=[client])
-
-
-def _gateway(address: str) -> DaskExecutor:
-    from eocube.errors import MissingDependencyError
-
-    try:
-        from dask_gateway import Gateway
-    except ImportError as e:
-        raise MissingDependencyError(f"A Dask Gateway at {address}", "dask-gateway", "gateway") from e
-    gateway = Gateway(address)
-    running = gateway.list_clusters()
-    cluster = gateway.connect(running[-1].name) if running else gateway.new_cluster()
-    client = cluster.get_client(set_as_default=False)
     return DaskExecutor(client, owned=[client])

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from odc.geo.geobox import GeoBox
@@ -58,8 +59,8 @@ def index_row(
 
     ``counts`` are (clear, all) pixels × dates; ``clear_fraction`` is their quotient.
     """
-    footprint = _footprint(frame.geobox)
-    left, bottom, right, top = footprint.boundingbox.bbox
+    outline = footprint(frame.geobox)
+    left, bottom, right, top = outline.bounds
     ny, nx = frame.shape_yx
     return {
         "site": site,
@@ -80,15 +81,25 @@ def index_row(
         "group": None,
         "license": licence,
         "bbox": {"xmin": left, "ymin": bottom, "xmax": right, "ymax": top},
-        "geometry": footprint.geom.wkb,
+        "geometry": outline.wkb,
     }
 
 
-def _footprint(geobox: GeoBox) -> Any:
-    """The grid's outline in degrees, each side in four pieces: projected sides are curves there."""
-    box = geobox.boundingbox
-    piece = max(box.right - box.left, box.top - box.bottom) / 4
-    return geobox.extent.to_crs("EPSG:4326", resolution=piece)
+def footprint(geobox: GeoBox) -> Any:
+    """The grid's outline in OGC:CRS84, a shapely polygon, each side in four pieces: projected sides are curves there."""
+    import shapely
+    from pyproj import Transformer
+
+    ny, nx = (int(n) for n in geobox.shape)
+    part = np.arange(4) / 4
+    zero, one = np.zeros(4), np.ones(4)
+    x = nx * np.concatenate([part, one, 1 - part, zero])
+    y = ny * np.concatenate([zero, part, one, 1 - part])
+    a = geobox.affine
+    east, north = a.a * x + a.b * y + a.c, a.d * x + a.e * y + a.f
+    if geobox.crs is not None:
+        east, north = Transformer.from_crs(geobox.crs.proj, "OGC:CRS84", always_xy=True).transform(east, north)
+    return shapely.polygons(np.stack([east, north], axis=-1))
 
 
 def gsd_m(geobox: GeoBox) -> tuple[float, float]:

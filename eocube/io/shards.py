@@ -25,7 +25,7 @@ ChunkIndex = tuple[int, ...]
 
 
 def blosc_config(variable_dtype: str, chunk_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of zarr's ``BloscCodec``: the codec of DESIGN with one Blosc block a chunk."""
+    """Arguments of zarr's ``BloscCodec``: the cubes' codec with one Blosc block a chunk."""
     itemsize = np.dtype(variable_dtype).itemsize
     return {
         "cname": CODEC["cname"],

@@ -16,7 +16,7 @@ from eocube.corpora.stac_items import bands_of_item, read_items
 from eocube.errors import GridError, StoreNotFoundError, UnknownNameError
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource, Decode, cube_path
-from eocube.io.index import read_index
+from eocube.io.index import footprint, read_index
 from eocube.io.template import ROOT
 from eocube.lazy.cube import default_chunks, lazy_cube
 from eocube.model.spec import SUMMARY
@@ -39,7 +39,7 @@ class OpenedCorpus:
             {"site": s.name, "products": list(s.products), "crs": str(s.geobox.crs), "shape": list(map(int, s.geobox.shape))}
             for s in self.corpus.sites
         ]
-        return gpd.GeoDataFrame(rows, geometry=[s.geobox.geographic_extent.geom for s in self.corpus.sites], crs="OGC:CRS84")
+        return gpd.GeoDataFrame(rows, geometry=[footprint(s.geobox) for s in self.corpus.sites], crs="OGC:CRS84")
 
     @property
     def products(self) -> tuple[str, ...]:

@@ -33,8 +33,8 @@ MAX_SHARD_BYTES = 64 * 1024 * 1024
 SUMMARY = "clear_summary"
 CELL_PX = 16
 CODEC = {"name": "blosc", "cname": "zstd", "clevel": 1, "shuffle": "bitshuffle"}
-"""Blosc zstd level 1 with bitshuffle and one block a chunk: on 16-bit imagery it encodes 2.5 times as fast as level 3 with
-automatic blocks, and comes out smaller (benchmarks/convert.py)."""
+"""Blosc zstd level 1 with bitshuffle and one block a chunk: on 16-bit imagery it encodes about twice as fast as level 3 with
+automatic blocks, and comes out smaller (benchmarks/codec.py)."""
 
 
 class Region(NamedTuple):

@@ -20,18 +20,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pytest
-import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import AssetReadError
-from eocube.exec.evaluate import Evaluation, evaluate, probe
 from eocube.exec.executors import Executor, Resource
 from eocube.io.rasters import Reader
-from eocube.model.recipe import frame_of, recipe_of
 from eocube.model.scene import Asset
-from eocube.model.window import Window
-from eocube.testing.stac import SyntheticScene, make_grid, make_series, write_files
+from eocube.testing.stac import SyntheticScene, make_grid, write_files
 
 # ------------------------------------------------------------------------------------------------ executors
 
@@ -279,64 +275,3 @@ class ReaderContract(ABC):
 
 
 # ------------------------------------------------------------------------------------------------ steps
-
-
-class StepContract(ABC):
-    """What a step from cube to cube promises: window invariance, and that windows are pieces of the lazy result."""
-
-    windows: tuple[tuple[tuple[int, int], tuple[int, int]], ...] = (((0, 9), (0, 11)), ((17, 30), (20, 21)), ((30, 48), (50, 64)))
-    """Rows and columns of the result that are tried; clipped at its grid."""
-
-    @abstractmethod
-    def run(self, cube: xr.Dataset) -> xr.Dataset:
-        """The step with some arguments."""
-
-    @pytest.fixture
-    def cube(self, tmp_path: Path) -> xr.Dataset:
-        """The lazy cube that the step gets: six Sentinel-2 dates, red and near infrared, SCL, 48 × 64 px."""
-        from eocube.jobs.open import load_stac
-        from eocube.testing.stac import write_items
-
-        return load_stac(write_items(make_series(6, every_days=12), tmp_path / "items"), chunks={"y": 20, "x": 30, "time": 2})
-
-    @pytest.fixture
-    def result(self, cube: xr.Dataset) -> xr.Dataset:
-        return self.run(cube)
-
-    def _windows(self, result: xr.Dataset) -> list[Window]:
-        frame = frame_of(recipe_of(result).node, recipe_of(result).binding)
-        (ny, nx), n = frame.shape_yx, len(frame.time_ms)
-        dates = [(0,), tuple(range(n)), (n - 1,)]
-        return [
-            Window(times, (min(y0, ny - 1), min(y1, ny)), (min(x0, nx - 1), min(x1, nx)))
-            for times, ((y0, y1), (x0, x1)) in zip(dates, self.windows, strict=True)
-        ]
-
-    def test_a_wider_window_gives_the_same_pixels(self, result: xr.Dataset) -> None:
-        recipe = recipe_of(result)
-        for window in self._windows(result):
-            for extra_px in (1, 64):
-                probe(recipe.node, window, Evaluation(recipe.binding, {}), extra_px=extra_px)
-
-    def test_a_window_is_that_piece_of_the_lazy_result(self, result: xr.Dataset) -> None:
-        recipe, whole = recipe_of(result), result.compute()
-        for window in self._windows(result):
-            part = evaluate(recipe.node, window, Evaluation(recipe.binding, {}))
-            piece = whole.isel(time=list(window.times), y=slice(*window.y), x=slice(*window.x))
-            assert set(part.variables) == set(piece.variables)
-            for name, v in part.variables.items():
-                np.testing.assert_array_equal(v.values, piece[name].transpose(*v.dims).values, err_msg=str(name), strict=True)
-
-    def test_the_frame_says_what_the_lazy_result_is(self, result: xr.Dataset) -> None:
-        frame = frame_of(recipe_of(result).node, recipe_of(result).binding)
-        assert list(result.data_vars) == [v.name for v in frame.variables]
-        for v in frame.variables:
-            assert result[v.name].dims == v.dims
-            assert result[v.name].shape == frame.shape(v.name)
-            assert result[v.name].dtype == v.dtype
-        assert list(result["band"].values) == list(frame.band_names)
-        np.testing.assert_array_equal(result["time"].values, frame.time)
-
-    def test_a_pickled_result_is_still_recorded(self, result: xr.Dataset) -> None:
-        again = pickle.loads(pickle.dumps(result))  # noqa: S301 - our own bytes
-        assert recipe_of(again) == recipe_of(result)
