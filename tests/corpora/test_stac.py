@@ -501,6 +501,7 @@ def test_files_that_do_not_reach_a_window_are_not_opened_and_do_not_name_it() ->
         pytest.param(make_grid((3, 3), corner_xy=(600_150.0, 4_999_890.0)), id="a few pixels on a corner of blocks"),
         pytest.param(make_grid((90, 90), corner_xy=(599_900.0, 5_000_140.0)), id="more than the files"),
         pytest.param(make_grid((24, 32), resolution=20), id="coarser"),
+        pytest.param(make_grid((8, 8), resolution=20, corner_xy=(600_160.0, 4_999_880.0)), id="coarser, one block and its rim"),
         pytest.param(make_grid((70, 90), resolution=7, corner_xy=(600_003.0, 5_000_033.0)), id="finer, shifted"),
         pytest.param(GeoBox((30, 40), Affine(15.0, 0, 5_744_050, 0, -15.0, 2_623_900), "EPSG:3035"), id="another projection"),
     ],

@@ -203,17 +203,17 @@ def test_with_skip_a_broken_file_is_listed_and_healed_later(tmp_path: Path, wher
     assert same_store(store, tmp_path / "once")
 
 
-def test_retry_leaves_unwritten_regions_and_appended_dates_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [16, 18], ids=["dates of a new shard", "dates of a part-filled shard"])
+def test_retry_leaves_unwritten_regions_and_appended_dates_alone(tmp_path: Path, first: int) -> None:
     """It heals what failed; it neither goes on with a run that was cut short nor publishes dates it has not written."""
-    scenes = broken("missing", make_series(20))
-    run(scenes[:16], tmp_path, layout="patch", errors="skip")
     healed = make_series(20)
+    run(broken("missing", healed)[:first], tmp_path, layout="patch", errors="skip")
     report = run(healed, tmp_path, layout="patch", retry=True)
     assert (report.regions_done, report.cubes) == (1, [])
     cube = open_cube(str(tmp_path / f"cubes/{SITE}/10m"))
-    np.testing.assert_array_equal(cube["data"].values, expected_cube(healed[:16], ["B04", "B08"]))
+    np.testing.assert_array_equal(cube["data"].values, expected_cube(healed[:first], ["B04", "B08"]))
     report = run(healed, tmp_path, layout="patch")
-    assert report.regions_done == 1
+    assert (report.regions_done, report.cubes) == (1, [f"{SITE}/10m"])
     run(healed, tmp_path / "once", layout="patch")
     assert same_store(tmp_path, tmp_path / "once")
 
