@@ -111,9 +111,9 @@ def train(
     if loss not in _LOSSES:
         raise UnknownNameError("loss", loss, _LOSSES, "train")
     data = (
-        patches
-        if isinstance(patches, PatchDataset)
-        else PatchDataset(patches, split="train", augment=True, seed=seed, storage_options=storage_options)
+        PatchDataset(patches, split="train", augment=True, seed=seed, storage_options=storage_options)
+        if isinstance(patches, str)
+        else patches
     )
     if not len(data):
         raise PatchError(f"The patch set at {data.url} has no patch of split {data.split!r} to train on.")
