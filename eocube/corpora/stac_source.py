@@ -59,6 +59,15 @@ class Box(NamedTuple):
         return Box(self.y0 - n, self.y1 + n, self.x0 - n, self.x1 + n)
 
 
+_EVERYWHERE = Box(-math.inf, math.inf, -math.inf, math.inf)
+_GridKey = tuple[str, tuple[float, ...], tuple[int, ...]]
+
+
+def _grid_key(box: GeoBox) -> _GridKey:
+    """Equal for equal grids; a GeoBox's own hash writes its CRS out as WKT each time."""
+    return str(box.crs), tuple(box.affine), tuple(box.shape)
+
+
 def box_on(inner: GeoBox, outer: GeoBox) -> Box:
     """The rectangle of ``inner``, in pixels of ``outer``, that covers ``outer``'s view of it; curved sides are followed."""
     (ny, nx), a = inner.shape, ~outer.affine @ inner.affine
@@ -68,7 +77,7 @@ def box_on(inner: GeoBox, outer: GeoBox) -> Box:
         bounds = inner.extent.to_crs(outer.crs, resolution=_longest(inner) / 16).boundingbox
         corners = [~outer.affine @ (x, y) for x in (bounds.left, bounds.right) for y in (bounds.bottom, bounds.top)]
     if not np.isfinite(corners).all():  # beyond what the projection can say: better everywhere than nowhere
-        return Box(-math.inf, math.inf, -math.inf, math.inf)
+        return _EVERYWHERE
     xs, ys = zip(*corners, strict=True)
     return Box(min(ys), max(ys), min(xs), max(xs))
 
@@ -135,23 +144,25 @@ class StacSource:
     # ------------------------------------------------------------------------------------ which files a window needs
 
     @cached_property
-    def _reach(self) -> dict[GeoBox, Box]:
-        """Grid of a file → where it lies on the cube's, with room for the kernel of a resampling; filled as it is needed."""
-        return {}
+    def _placed(self) -> list[list[tuple[Scene, list[Box]]]]:
+        """For each date its scenes with where their files reach on the cube's grid, room for a kernel included."""
+        reach: dict[_GridKey, Box] = {}
 
-    def _box_of(self, grid: GeoBox) -> Box:
-        if grid not in self._reach:
-            box = box_on(grid, self._frame.geobox)
-            self._reach[grid] = box.padded(_kernel_px(box, grid))
-        return self._reach[grid]
+        def box_of(grid: GeoBox | None) -> Box:
+            if grid is None:
+                return _EVERYWHERE
+            key = _grid_key(grid)
+            if key not in reach:
+                box = box_on(grid, self._frame.geobox)
+                reach[key] = box.padded(_kernel_px(box, grid))
+            return reach[key]
+
+        return [[(s, list({box_of(a.geobox) for a in s.assets.values()})) for s in step] for step in self._steps]
 
     def _scenes(self, t: int, window: Window) -> Iterator[Scene]:
         """Scenes of a date with a file that reaches into the window, by the files' declared grids."""
         asked = Box(*map(float, (*window.y, *window.x)))
-        for scene in self._steps[t]:
-            grids = {a.geobox for a in scene.assets.values()}
-            if None in grids or any(self._box_of(g).meets(asked) for g in grids if g is not None):
-                yield scene
+        return (scene for scene, boxes in self._placed[t] if any(b.meets(asked) for b in boxes))
 
     def ids(self, window: Window) -> list[list[Any]]:
         """See :class:`eocube.model.recipe.Source`."""
@@ -168,7 +179,7 @@ class StacSource:
 
     def cost(self, window: Window) -> Cost:
         """See :class:`eocube.model.recipe.Source`: whole blocks of every file; one request a block and one a header."""
-        blocks: dict[GeoBox | None, tuple[int, int]] = {}
+        blocks: dict[_GridKey | None, tuple[int, int]] = {}
         height, width = window.shape_yx
         cost = Cost(0, 0, 0)
         for t in window.times:
@@ -176,9 +187,10 @@ class StacSource:
                 for name, asset in scene.assets.items():
                     v = self._frame.data if name in self._frame.band_names else self._frame.variable(name)
                     size = np.dtype(v.dtype).itemsize
-                    if asset.geobox not in blocks:
-                        blocks[asset.geobox] = self._blocks(asset.geobox, window)
-                    n, pixels = blocks[asset.geobox]
+                    key = None if asset.geobox is None else _grid_key(asset.geobox)
+                    if key not in blocks:
+                        blocks[key] = self._blocks(asset.geobox, window)
+                    n, pixels = blocks[key]
                     cost += Cost(1 + n, n * pixels * size, height * width * size)
         return cost
 

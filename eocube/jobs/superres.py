@@ -7,7 +7,7 @@ from typing import Any
 
 import xarray as xr
 
-from eocube.errors import CatalogError, ModelError, UnknownNameError, UnrecordedError
+from eocube.errors import CatalogError, ModelError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.evaluate import Evaluation
 from eocube.exec.region import Errors
@@ -15,9 +15,9 @@ from eocube.io.cubes import CubeSource
 from eocube.jobs.open import Store, open_store
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, run_plans
 from eocube.lazy.cube import lazy_cube
-from eocube.lazy.graph_source import graph_source
+from eocube.lazy.graph_source import node_of
 from eocube.lazy.node_source import NodeSource
-from eocube.model.recipe import Arrays, Binding, Node, OnError, frame_of, recipe_of, with_recipe
+from eocube.model.recipe import Arrays, Binding, OnError, frame_of, with_recipe
 from eocube.model.spec import Layout
 from eocube.model.window import Window
 from eocube.sr.models import SrModel
@@ -61,7 +61,7 @@ def superresolve(cube: xr.Dataset | xr.DataArray, model: SrModel) -> Any:
     """
     if isinstance(cube, xr.DataArray):
         return superresolve(cube.to_dataset(name="data"), model)["data"]
-    inner, bound = _recorded(cube)
+    inner, bound = node_of(cube)
     check_model(frame_of(inner, bound), model)
     node, binding = sr_node(inner, bound, model)
     source = _SrSource(node, binding)
@@ -69,15 +69,6 @@ def superresolve(cube: xr.Dataset | xr.DataArray, model: SrModel) -> Any:
     attrs = {k: v for k, v in cube.attrs.items() if not str(k).startswith("eocube_")}
     lazy = lazy_cube(source, {"source": "node", "kind": "node"}, chunks=chunks, attrs=attrs)
     return with_recipe(lazy, node, binding)
-
-
-def _recorded(cube: xr.Dataset) -> tuple[Node, Binding]:
-    try:
-        recipe = recipe_of(cube)
-    except UnrecordedError as e:
-        source = graph_source(cube, step_id=None, why=str(e))
-        return source.node, Binding(sources={source.node["source"]: source})
-    return recipe.node, recipe.binding
 
 
 def _chunks(cube: xr.Dataset, scale: int) -> tuple[int, int, int]:

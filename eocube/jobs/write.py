@@ -8,15 +8,15 @@ from typing import Any
 
 import xarray as xr
 
-from eocube.errors import CubeError, UnknownNameError, UnrecordedError
+from eocube.errors import CubeError, UnknownNameError
 from eocube.exec.claim import CubeMeta
 from eocube.exec.drive import CubePlan, Progress, Runner, RunReport, drive
 from eocube.exec.executors import Resource, executing
 from eocube.exec.region import CubeJob, Errors, run_regions
 from eocube.io.template import cube_template
 from eocube.jobs.plan import Plan
-from eocube.lazy.graph_source import graph_source
-from eocube.model.recipe import Binding, Node, frame_of, input_names, public_json, recipe_of
+from eocube.lazy.graph_source import node_of
+from eocube.model.recipe import Binding, Node, frame_of, input_names, public_json
 from eocube.model.spec import Layout, choose_spec, settings_id
 
 MAX_BYTES = 256 * 1024 * 1024
@@ -151,12 +151,7 @@ def plan_cube(
         cube = cube.to_dataset(name="data")
     if not isinstance(cube, xr.Dataset):
         raise CubeError(f"write_cube takes an xarray Dataset or DataArray, got {type(cube).__name__}.")
-    try:
-        recipe = recipe_of(cube)
-        node, binding = recipe.node, recipe.binding
-    except UnrecordedError as e:
-        source = graph_source(cube, step_id=step_id, why=str(e))
-        node, binding = source.node, Binding(sources={source.node["source"]: source})
+    node, binding = node_of(cube, step_id=step_id)
     licence = {k: cube.attrs[k] for k in ("license", "attribution") if cube.attrs.get(k)}
     return plan_node(node, binding, store, site=site, product=product, settings=settings, licence=licence)
 

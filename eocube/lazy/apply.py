@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from eocube.errors import CubeError, StepContractError, UnrecordedError
+from eocube.errors import CubeError, StepContractError
 from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.exec.labels import labelled
-from eocube.lazy.graph_source import as_cube, frame_of_dataset, graph_source
+from eocube.lazy.graph_source import as_cube, frame_of_dataset, node_of
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Binding, Node, Step, frame_of, recipe_of, same_times, whole, with_recipe
+from eocube.model.recipe import Arrays, Binding, Node, Step, frame_of, same_times, whole, with_recipe
 from eocube.model.window import Span, Window
 
 PROBE_PX = 64
@@ -63,7 +63,7 @@ def apply(cube: xr.Dataset, func: UserFunction, *, halo_px: int = 0, step_id: st
         return lone["data"]
     if halo_px < 0 or int(halo_px) != halo_px or not step_id:
         raise CubeError(f"apply got halo_px={halo_px!r} and step_id={step_id!r}: whole pixels from 0, and a name of your own.")
-    node, binding = _recorded(cube)
+    node, binding = node_of(cube)
     name = f"apply:{step_id}"
     fn: Any = _Applied(func, int(halo_px))
     if name in binding.steps and binding.steps[name].fn == fn:
@@ -74,15 +74,6 @@ def apply(cube: xr.Dataset, func: UserFunction, *, halo_px: int = 0, step_id: st
     bound = binding.merged(Binding(steps={name: declared}))
     attrs = {k: v for k, v in cube.attrs.items() if not str(k).startswith("eocube_")}
     return _lazy_node(grown, bound, cube, attrs)
-
-
-def _recorded(cube: xr.Dataset) -> tuple[Node, Binding]:
-    try:
-        recipe = recipe_of(cube)
-    except UnrecordedError as e:
-        source = graph_source(cube, step_id=None, why=str(e))
-        return source.node, Binding(sources={source.node["source"]: source})
-    return recipe.node, recipe.binding
 
 
 class _Applied:

@@ -19,7 +19,7 @@ from eocube.lazy.lift import band_names, times_ms
 from eocube.model.bands import Band
 from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame, PerTime, Variable
 from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Cost, Node, OnError, fingerprint_of, frame_bytes
+from eocube.model.recipe import Arrays, Binding, Cost, Node, OnError, fingerprint_of, frame_bytes, recipe_of
 from eocube.model.spec import SUMMARY
 from eocube.model.window import Window
 
@@ -83,6 +83,16 @@ def graph_source(cube: xr.Dataset, *, step_id: str | None, why: str) -> GraphSou
             "would cull the whole graph. Make the change with eocube.apply(cube, func, halo_px=…, step_id=…), which scales."
         )
     return GraphSource(cube, step_id=step_id)
+
+
+def node_of(cube: xr.Dataset, *, step_id: str | None = None) -> tuple[Node, Binding]:
+    """What a cube is made from: its recipe, or where there is none that fits, its own Dask graph or memory as a source."""
+    try:
+        recipe = recipe_of(cube)
+    except UnrecordedError as e:
+        source = graph_source(cube, step_id=step_id, why=str(e))
+        return source.node, Binding(sources={source.node["source"]: source})
+    return recipe.node, recipe.binding
 
 
 def _content_name(cube: xr.Dataset) -> str:
