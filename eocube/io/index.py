@@ -125,9 +125,12 @@ def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
     """
     stem = f"{PARTS}/{row['cube']}/{row['product']}"
     name = f"{stem}.{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
-    blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
-    for key, _ in list(blobs.list(f"{PARTS}/{row['cube']}")):
-        if key.rsplit(".", 2)[0] == stem and key != name:  # a product's name may have dots itself
+    # A product's name may have dots itself, so a stem is what stands before the last two.
+    there = [key for key, _ in blobs.list(f"{PARTS}/{row['cube']}") if key.rsplit(".", 2)[0] == stem]
+    if name not in there:  # a finished cube that a run passes by costs a listing
+        blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
+    for key in there:
+        if key != name:
             newer = any(_rank(other) > _rank(row) for other in _read_parts(blobs, [key]))
             blobs.delete(name if newer else key)
 

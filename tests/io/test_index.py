@@ -64,6 +64,14 @@ def test_a_part_that_knows_less_does_not_take_the_place_of_one_that_knows_more(b
     assert read_index(blobs)["unfinished_regions"].to_pylist() == [0]
 
 
+def test_a_part_that_is_there_is_not_put_again(blobs: Blobs, tmp_path: Path) -> None:
+    put_part(blobs, make_row())
+    (part,) = (tmp_path / "index/c").iterdir()
+    before = part.stat().st_mtime_ns, part.stat().st_ino
+    put_part(blobs, make_row())
+    assert (part.stat().st_mtime_ns, part.stat().st_ino) == before
+
+
 @pytest.mark.parametrize("other", ["10m", "1", "10m.x", "10"], ids=str)
 def test_products_whose_names_begin_alike_keep_their_parts(blobs: Blobs, other: str) -> None:
     for product in ("10m", other, "1.5m", "10m"):
