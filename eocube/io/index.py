@@ -125,14 +125,19 @@ def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
     """
     stem = f"{PARTS}/{row['cube']}/{row['product']}"
     name = f"{stem}.{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
-    # A product's name may have dots itself, so a stem is what stands before the last two.
-    there = [key for key, _ in blobs.list(f"{PARTS}/{row['cube']}") if key.rsplit(".", 2)[0] == stem]
+    there = _parts_of(blobs, row["cube"], stem)
     if name not in there:  # a finished cube that a run passes by costs a listing
         blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
+        there = _parts_of(blobs, row["cube"], stem)  # after the put: of two runs at once, one sees the other's
     for key in there:
         if key != name:
             newer = any(_rank(other) > _rank(row) for other in _read_parts(blobs, [key]))
             blobs.delete(name if newer else key)
+
+
+def _parts_of(blobs: Blobs, cube: str, stem: str) -> list[str]:
+    """Parts of one cube's product, whose name may have dots itself: the stem is what stands before the last two."""
+    return [key for key, _ in blobs.list(f"{PARTS}/{cube}") if key.rsplit(".", 2)[0] == stem]
 
 
 def _rank(row: dict[str, Any]) -> tuple[int, int]:
