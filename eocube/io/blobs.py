@@ -211,6 +211,13 @@ class ObstoreBlobs:
         import obstore
         from obstore.exceptions import BaseError
 
+        if self.url.startswith(("http://", "https://")):
+            raise StoreReadError(
+                self.url,
+                f"{prefix}/",
+                "plain HTTP has no listings. To write something made from this store, name it by its s3://, gs:// or az:// "
+                "address, or a copy of it in a folder",
+            )
         try:
             for page in obstore.list(self._store, prefix=prefix):
                 for entry in page:

@@ -12,7 +12,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from eocube.errors import StoreWriteError, UnknownNameError
+from eocube.errors import StoreReadError, StoreWriteError, UnknownNameError
 from eocube.io.blobs import STAGING, Blobs, FsspecBlobs, LocalBlobs, ObstoreBlobs, join_url, open_blobs
 from eocube.testing.stores import counting_server, tree
 
@@ -139,6 +139,10 @@ def test_http_reads_and_finds_nothing_without_an_error(tmp_path: Path) -> None:
         assert (blobs.get("a/b"), blobs.get("a/c")) == (b"1", None)
         with pytest.raises(StoreWriteError, match="could not be written"):
             blobs.put("a/c", b"2")
+        server.clear()
+        with pytest.raises(StoreReadError, match=r"no listings.*s3://"):
+            list(blobs.list("a"))
+        assert server.requests == [], "asked for at once, without a dozen tries"
 
 
 @pytest.mark.parametrize("make", [str, lambda p: f"memory://{p.name}"], ids=["folder", "memory"])
