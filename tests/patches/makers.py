@@ -105,13 +105,17 @@ def ground_dn(grid: GeoBox, days: tuple[float, ...], bands: tuple[str, ...]) -> 
 
 
 def clouds(grid: GeoBox, days: tuple[float, ...]) -> npt.NDArray[np.uint8]:
-    """Scene classes: on the first date a cloud of 160 m by 200 m, on the last all cloud, else vegetation."""
+    """Scene classes: vegetation, but for a cloud of 160 m by 200 m on the first date, thin shadows that only fine pixels show on
+    the third, and all cloud on the last.
+    """
     ny, nx = grid.shape
     metre = abs(grid.affine.a)
     scl = np.full((len(days), ny, nx), 4, np.uint8)
     south = CORNER_XY[1] - grid.affine.f + metre * (np.arange(ny) + 0.5)
     east = grid.affine.c - CORNER_XY[0] + metre * (np.arange(nx) + 0.5)
     scl[0][((south > 260) & (south < 420))[:, None] & ((east > 300) & (east < 500))[None]] = 9
+    if metre < 15:
+        scl[2][np.isin(south // 10, [10, 50, 90])] = 3
     scl[-1] = 9
     return scl
 
