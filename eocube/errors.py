@@ -5,7 +5,7 @@ The values stand as attributes too, so that a program can act on them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -68,11 +68,12 @@ class StepContractError(EocubeError, RuntimeError):
 class SettingsError(EocubeError, ValueError):
     """A cube in a store was made with other settings than those asked for now."""
 
-    def __init__(self, cube: str, stored: str, asked: str):
-        self.cube, self.stored, self.asked = cube, stored, asked
+    def __init__(self, what: str, differences: Mapping[str, tuple[object, object]]):
+        self.what, self.differences = what, dict(differences)
+        listed = "; ".join(f"{name}: stored {stored}, asked {asked}" for name, (stored, asked) in differences.items())
         super().__init__(
-            f"Cube {cube!r} was made with settings {stored[:12]}, this run asks for {asked[:12]} (another recipe, bands, "
-            f"dtype, grid, chunking or codec). Write to another store or product, or pass --rebuild {cube} to write it anew."
+            f"{what} was made with other settings than this run asks for ({listed}). Write to another store or product, or "
+            "delete it first (--rebuild in convert and compose)."
         )
 
 

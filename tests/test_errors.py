@@ -10,7 +10,7 @@ from eocube import errors
 EXAMPLES = [
     errors.MissingDependencyError("Reading", "rasterio", "build"),
     errors.UnknownNameError("band", "rad", ["red", "nir"], "this cube"),
-    errors.SettingsError("a/10m", "1" * 32, "2" * 32),
+    errors.SettingsError("Cube 'a/10m'", {"bands": ("red", "red, nir")}),
     errors.LateDateError("a/10m", "2020-01-01", "2021-01-01"),
     errors.AssetReadError("a.tif", "item", "B04", "no such file"),
     errors.StoreNotFoundError("nowhere"),

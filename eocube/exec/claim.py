@@ -18,6 +18,7 @@ from eocube.io.cubes import CUBES, cube_path, root_attrs
 from eocube.io.markers import delete_markers, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, Template
 from eocube.model.hooks import kill_hook
+from eocube.model.recipe import RECIPE_ATTR
 from eocube.model.spec import FORMAT
 
 ClaimKind = Literal["new", "same", "grow"]
@@ -54,9 +55,10 @@ def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
     root_key = f"{meta.folder}/{ROOT}"
     stored = blobs.get(root_key)
     if stored is None:
+        left = list_markers(blobs, meta.cube, meta.product)  # of a cube deleted by hand
         ensure_groups(blobs, meta.cube)
-        delete_markers(blobs, meta.cube, meta.product, list_markers(blobs, meta.cube, meta.product))  # of a cube deleted by hand
         if blobs.put_new(root_key, meta.root):
+            delete_markers(blobs, meta.cube, meta.product, left)
             put_template(blobs, meta)
             return "new"
         stored = blobs.get(root_key) or b""
@@ -72,7 +74,7 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     name = f"{meta.cube}/{meta.product}"
     have, want = old[EOCUBE_ATTR]["time_ms"], new[EOCUBE_ATTR]["time_ms"]
     if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
-        raise SettingsError(name, old[EOCUBE_ATTR]["settings_id"], new[EOCUBE_ATTR]["settings_id"])
+        raise SettingsError(f"Cube {name!r} in {where}", _differences(old, new))
     for key, stands, asked in _fixed(old, new):
         if stands != asked:
             raise GridError(f"Cube {name!r} in {where} has {key} {stands}, this run asks for {asked}. Write another product.")
@@ -84,6 +86,35 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     if want[: len(have)] != have:
         raise LateDateError(name, _iso(min(set(want) - set(have))), _iso(have[-1]))
     return "same" if stored == meta.root else "grow"
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    """What of the settings differs: name → (stored, planned)."""
+    a, b = old[EOCUBE_ATTR], new[EOCUBE_ATTR]
+
+    def named(e: dict[str, Any]) -> dict[str, Any]:
+        data = next(v for v in e["variables"] if v["name"] == "data")
+        return {
+            "bands": ", ".join(band[0] for band in e["bands"]),
+            "variables": ", ".join(f"{v['name']} {v['dtype']}" for v in e["variables"]),
+            "scale, offset, nodata": [data["scale"], data["offset"], data["nodata"]],
+            "layout": e["layout"],
+            "format": e["format"],
+        }
+
+    both = zip(named(a).items(), named(b).values(), strict=True)
+    found = {name: (stored, asked) for (name, stored), asked in both if stored != asked}
+    if old.get(RECIPE_ATTR) != new.get(RECIPE_ATTR):
+        found["recipe"] = (_steps(old.get(RECIPE_ATTR)), _steps(new.get(RECIPE_ATTR)))
+    return found or {"settings": (a["settings_id"], b["settings_id"])}
+
+
+def _steps(recipe: str | None) -> str:
+    """A recipe in a few words: its inputs and steps with their arguments."""
+    told = json.loads(recipe or "{}")
+    inputs = [f"{i.get('kind')} {i.get('settings', '')[:8]}".strip() for i in told.get("inputs", {}).values()]
+    steps = [f"{s['step']}({', '.join(f'{k}={v}' for k, v in s['args'].items())})" for s in told.get("steps", [])]
+    return " → ".join([*inputs, *steps]) or "none"
 
 
 def _fixed(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:

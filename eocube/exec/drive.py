@@ -23,7 +23,7 @@ from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
-from eocube.io.cubes import root_attrs
+from eocube.io.cubes import CubeSource, root_attrs
 from eocube.io.index import compact, put_part
 from eocube.io.markers import MarkerName, get_marker, is_finished
 from eocube.io.sources import put_sources
@@ -208,6 +208,9 @@ def _stream(
 
 
 def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
+    for source in plan.job.binding.sources.values():
+        if isinstance(source, CubeSource):
+            source.require_finished()
     kind = claim(blobs, plan.meta)
     return _CubeState(plan=plan, kind=kind, have=markers_by_region(blobs, plan.job.cube, plan.job.product))
 
@@ -260,6 +263,7 @@ def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
     if state.left_out:
         return
     job, meta = state.plan.job, state.plan.meta
+    _refuse_unseen(blobs, state)
     attrs = root_attrs(meta.root, f"{blobs.url}/{meta.folder}")
     regions = (state.counts.get(r) or newest_marker(blobs, attrs, state.have.get(r, [])) for r in job.spec.regions())
     row = finished_row(attrs, regions, site=state.plan.site)
@@ -269,7 +273,19 @@ def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
         _refuse_overtaken(blobs, state)
         publish(blobs, meta)
     put_part(blobs, row)
-    report.cubes.append(f"{job.cube}/{job.product}")
+    if not row["unfinished_regions"]:
+        report.cubes.append(f"{job.cube}/{job.product}")
+
+
+def _refuse_unseen(blobs: Blobs, state: _CubeState) -> None:
+    """What the workers say they wrote must be there for this process too."""
+    job = state.plan.job
+    unseen = state.counts.keys() - markers_by_region(blobs, job.cube, job.product).keys() if state.counts else ()
+    if unseen:
+        raise StoreWriteError(
+            f"{len(unseen)} regions of {job.cube}/{job.product} were written by workers that do not see the same {blobs.url} as "
+            "this process (memory:// belongs to a process, a folder to a machine). Use a store that all of them share."
+        )
 
 
 def _refuse_overtaken(blobs: Blobs, state: _CubeState) -> None:

@@ -98,6 +98,7 @@ class DaskExecutor:
 
     def __init__(self, client: Client, *, owned: Iterable[Any] = (), in_flight_per_thread: int = 3):
         self.client, self._owned, self._per_thread = client, list(owned), in_flight_per_thread
+        self._labelled = False
 
     def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
         """See :class:`Executor`. A task of its own, so that the scheduler can make it again when its worker dies."""
@@ -147,15 +148,27 @@ class DaskExecutor:
                     "GPU may carry it too)."
                 )
             return {"resources": {"GPU": 1}}
-        if any("CPU" in w["resources"] for w in workers.values()):
-            return {"resources": {"CPU": 1}}
-        plain = [address for address, w in workers.items() if "GPU" not in w["resources"]]
-        if not plain:
+        self._label_cpu_workers()
+        workers = self._workers()
+        if any({"CPU", "GPU"} <= w["resources"].keys() for w in workers.values()):
+            raise PlacementError(
+                "A worker of this cluster carries both CPU and GPU, so a task without a network could land on a GPU. Give each "
+                "worker one of them (workers that carry neither are taken for CPU)."
+            )
+        if not any("CPU" in w["resources"] for w in workers.values()):
             raise PlacementError(
                 f"All {len(workers)} workers of this cluster carry the resource GPU, and a task without a network never runs "
                 "there. Start at least one worker without it, or pass executor='threads'."
             )
-        return {} if len(plain) == len(workers) else {"workers": plain}
+        return {"resources": {"CPU": 1}}
+
+    def _label_cpu_workers(self) -> None:
+        from eocube.exec.cpu_label import CpuLabelOnScheduler, CpuLabelOnWorker
+
+        if not self._labelled:
+            self.client.register_plugin(CpuLabelOnWorker())
+            self.client.register_plugin(CpuLabelOnScheduler())
+            self._labelled = True
 
     def close(self) -> None:
         """See :class:`Executor`."""

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
@@ -14,9 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from eocube.errors import CubeError, DamagedStoreError, StoreNotFoundError, UnknownNameError
+from eocube.errors import CubeError, DamagedStoreError, StalePlanError, StoreNotFoundError, UnknownNameError
 from eocube.io.blobs import Blobs, open_blobs
-from eocube.io.markers import is_finished, list_markers
+from eocube.io.markers import MarkerName, get_marker, is_finished, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
 from eocube.model.frame import Frame, Variable
@@ -186,17 +187,46 @@ class CubeSource:
             for x in _shards(window.x, sx)
         ]
 
+    def require_finished(self) -> None:
+        """CubeError where a region of the cube is not finished: its pixels would be a silent hole in whatever is made of it."""
+        for region in self.spec.regions():
+            self._finished_key(region)
+
+    def _finished_key(self, region: Region) -> str:
+        if region not in self._finished:
+            raise CubeError(
+                f"Region {region} of input cube {self.cube}/{self.product} in {self.store_url} is not finished: its pixels "
+                "would be a silent hole. Finish the run that writes it (the same command again, --retry for failed assets)."
+            )
+        return self._finished[region]
+
     def ids(self, window: Window) -> list[list[Any]]:
-        """See :class:`eocube.model.recipe.Source`: region keys, which name a region's bytes."""
-        out: list[list[Any]] = []
-        for region in self._regions(window):
-            if region not in self._finished:
-                raise CubeError(
-                    f"Region {region} of input cube {self.cube}/{self.product} in {self.store_url} is not finished: its pixels "
-                    "would be a silent hole. Finish the run that writes it (the same command again, --retry for failed assets)."
-                )
-            out.append([str(region), self._finished[region]])
-        return out
+        """See :class:`eocube.model.recipe.Source`: digests of the shards, which a rebuilt input changes."""
+        regions = self._regions(window)
+        unknown = [r for r in regions if r not in self._content]
+        for region in unknown:
+            self._finished_key(region)
+        if len(unknown) > 1:
+            with ThreadPoolExecutor(min(16, len(unknown))) as pool:
+                self._content.update(zip(unknown, pool.map(self._digest, unknown), strict=True))
+        elif unknown:
+            self._content[unknown[0]] = self._digest(unknown[0])
+        return [[str(r), self._content[r]] for r in regions]
+
+    @cached_property
+    def _content(self) -> dict[Region, str]:
+        """Digests of regions' shards, as they are asked for."""
+        return {}
+
+    def _digest(self, region: Region) -> str:
+        blobs = open_blobs(self.store_url, self._options)
+        marker = get_marker(blobs, self.cube, self.product, MarkerName(region, self._finished[region], partial=False))
+        if marker is None:
+            raise StalePlanError(
+                f"Region {region} of input cube {self.cube}/{self.product} in {self.store_url} was renewed while this run was "
+                "planned. Run the same command again."
+            )
+        return digest(marker.shards)
 
     def cost(self, window: Window) -> Cost:
         """See :class:`eocube.model.recipe.Source`: whole inner chunks, one request each plus one a shard for its index."""

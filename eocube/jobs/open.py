@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource, Decode, cube_path
 from eocube.io.index import footprint, read_index
 from eocube.io.template import ROOT
+from eocube.jobs.period import parse_period
 from eocube.lazy.cube import default_chunks, lazy_cube
 from eocube.model.spec import SUMMARY
 
@@ -247,13 +249,12 @@ class Store:
             left, below, right, above = (pc.field(("bbox", k)) for k in ("xmin", "ymin", "xmax", "ymax"))
             conditions.append((left <= east) & (right >= west) & (below <= north) & (above >= south))
         if time is not None:
-            import datetime as dt
-
-            first, last = (dt.datetime.fromisoformat(t).replace(tzinfo=dt.UTC) for t in time)
+            first, end = parse_period("/".join(time))
             kind = pa.timestamp("ms", tz="UTC")
-            conditions.append(
-                (pc.field("first_date") <= pa.scalar(last, kind)) & (pc.field("last_date") >= pa.scalar(first, kind))
-            )
+            if math.isfinite(end):
+                conditions.append(pc.field("first_date") < pa.scalar(int(end), kind))
+            if math.isfinite(first):
+                conditions.append(pc.field("last_date") >= pa.scalar(int(first), kind))
         conditions += [pc.field(k) == v for k, v in (("split", split), ("product", product)) if v is not None]
         for condition in conditions:
             table = table.filter(condition)

@@ -21,7 +21,7 @@ from eocube.jobs.open import Store, open_store
 from eocube.model.patch_spec import PatchSpec
 from eocube.model.spec import CubeSpec, Region
 from eocube.patches.extract import PRODUCT, ExtractTask, PatchesDone, PatchJob, run_extract
-from eocube.patches.index import join_parts
+from eocube.patches.index import INDEX, join_parts
 from eocube.patches.layout import PatchLayout, layout_of, read_licence
 from eocube.patches.plan import PatchPair, PatchPlan
 
@@ -219,7 +219,7 @@ def _claim(blobs: Blobs, layout: PatchLayout, licence: Mapping[str, Any]) -> Non
     if not blobs.put_new(ROOT, objects[ROOT]):
         stored = layout_of(blobs.get(ROOT) or b"", blobs.url)
         if stored.layout_id != layout.layout_id:
-            raise SettingsError(blobs.url, stored.layout_id, layout.layout_id)
+            raise SettingsError(f"The patch set at {blobs.url}", stored.differences(layout))
     for key, body in objects.items():
         if key != ROOT:
             blobs.put_new(key, body)
@@ -270,6 +270,8 @@ class _Stream:
                 if self._limit is not None and n >= self._limit:
                     self._report.stopped_at_limit = True
                     return
+                if n == 0:
+                    self._blobs.delete(INDEX)  # from here on the set is unfinished; it is written anew at the end
                 shared = executor.share(job) if shared is None else shared
                 n += 1
                 yield shared, todo

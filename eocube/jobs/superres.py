@@ -21,13 +21,9 @@ from eocube.model.recipe import Arrays, Binding, OnError, frame_of, with_recipe
 from eocube.model.spec import Layout
 from eocube.model.window import Window
 from eocube.sr.models import SrModel
-from eocube.sr.pool import run_superres
+from eocube.sr.pool import REGIONS_A_TASK, run_superres
 from eocube.sr.step import SrPiece, sr_node
 from eocube.sr.tiles import check_model
-
-REGIONS_A_TASK = 8
-"""Regions that one pool task gets: enough to keep reading, network and writing busy beside each other."""
-
 
 # ------------------------------------------------------------------------------------------------ one cube, lazily
 

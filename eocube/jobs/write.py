@@ -100,7 +100,28 @@ def write_cube(
     """
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plan = plan_cube(cube, store, site=site, product=product, settings=settings, step_id=step_id)
-    return run_plans(store, [plan], executor=executor, limit=limit, retry=retry, storage_options=storage_options, on_done=on_done)
+    return run_plans(
+        store,
+        [plan],
+        executor=executor,
+        limit=limit,
+        retry=retry,
+        storage_options=storage_options,
+        on_done=on_done,
+        **_how(plan),
+    )
+
+
+def _how(plan: CubePlan) -> dict[str, Any]:
+    """Where and how the tasks of a plan run: a chain with a network in it needs GPU workers, one that ends in it the pool."""
+    if not plan.job.binding.resources:
+        return {}
+    from eocube.sr.pool import REGIONS_A_TASK, run_superres
+    from eocube.sr.step import is_superresolved
+
+    if is_superresolved(plan.job.node):
+        return {"resource": "GPU", "run": run_superres, "group": REGIONS_A_TASK}
+    return {"resource": "GPU"}
 
 
 def run_plans(

@@ -236,8 +236,12 @@ def input_names(node: Node) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------ fingerprints
 
 
+_MEANING = ("_FillValue", "scale_factor", "add_offset", "flag_values", "flag_meanings")
+"""Attributes that steps act on; whoever changes one has changed the cube."""
+
+
 def fingerprint_of(cube: Any) -> str | None:
-    """Digest of dims, Dask names and coordinates of a Dataset; None where a data variable is not Dask-backed.
+    """Digest of dims, Dask names, coordinates and the attributes that say what numbers mean; None for arrays in memory.
 
     Dask names change with every operation, so a cube that fits its recipe's fingerprint was not touched since.
     """
@@ -246,7 +250,8 @@ def fingerprint_of(cube: Any) -> str | None:
         graph_name = getattr(v.variable._data, "name", None)  # noqa: SLF001 - .data would load a lazily indexed array
         if not isinstance(graph_name, str):
             return None
-        variables[str(name)] = [list(map(str, v.dims)), graph_name]
+        meaning = {k: repr(v.attrs[k]) for k in _MEANING if k in v.attrs}
+        variables[str(name)] = [list(map(str, v.dims)), graph_name, meaning]
     coords = {str(name): [list(map(str, c.dims)), _coord_digest(c)] for name, c in cube.coords.items()}
     return digest({"variables": variables, "coords": coords})
 
@@ -306,8 +311,8 @@ def record_value(value: Any) -> Any:
         return value
     if isinstance(value, tuple | list | range):
         return [record_value(v) for v in value]
-    if isinstance(value, Mapping) and not _RESERVED & set(value):
-        return {str(k): record_value(v) for k, v in value.items()}
+    if isinstance(value, Mapping) and not _RESERVED & set(value) and all(isinstance(k, str) for k in value):
+        return {k: record_value(v) for k, v in value.items()}
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb" and value.nbytes <= MAX_INLINE_BYTES:
         return {"array": record_value(value.ravel().tolist()), "dtype": str(value.dtype), "shape": list(value.shape)}
     raise UnrecordedError(

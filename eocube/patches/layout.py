@@ -70,6 +70,10 @@ class PatchLayout:
         """Digest of everything that a later run must agree on."""
         return digest(self._json())
 
+    def differences(self, other: PatchLayout) -> dict[str, tuple[object, object]]:
+        """What differs: name → (ours, theirs)."""
+        return {k: (v, other._json()[k]) for k, v in self._json().items() if other._json()[k] != v}
+
     def _json(self) -> dict[str, Any]:
         return {
             "format": FORMAT,

@@ -21,6 +21,10 @@ ITEMS_IN_FLIGHT = 4
 """Pieces that fit into the job's ``max_bytes`` together: two being read, one in the network, one being written."""
 
 
+REGIONS_A_TASK = 8
+"""Regions that one pool task gets: enough to keep reading, network and writing busy beside each other."""
+
+
 @dataclass(eq=False, kw_only=True)
 class _Region:
     """One region on its way."""

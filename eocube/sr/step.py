@@ -16,6 +16,7 @@ from eocube.model.window import Span, Window, back_window
 from eocube.sr.models import SrModel
 from eocube.sr.tiles import CORE_PX, SR_DATA, Inputs, context, decoded, predict, sr_frame
 
+NAME = "superresolve"
 REV = 1
 """Raised when the same model gives other pixels."""
 
@@ -27,10 +28,15 @@ def sr_node(inner: Node, binding: Binding, model: SrModel) -> tuple[Node, Bindin
     return node, binding.merged(Binding(steps={step.name: step}, resources={model.resource_id: model}))
 
 
+def is_superresolved(node: Node) -> bool:
+    """Whether the last step of a node is a super-resolution, so that the pool can run it."""
+    return str(node.get("step", "")).startswith(f"{NAME}:")
+
+
 def sr_step(model: SrModel) -> Step:
     """The step of one model. Named after it, because its halo is the model's: the rest of a core, and the halo of a tile."""
     return Step(
-        name=f"superresolve:{model.resource_id[:12]}",
+        name=f"{NAME}:{model.resource_id[:12]}",
         rev=REV,
         fn=superresolve_window,
         halo_px=CORE_PX - 1 + model.halo_px,

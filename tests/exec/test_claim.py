@@ -81,7 +81,7 @@ def test_other_labels_of_the_same_dates_are_published_like_dates(blobs: Blobs, t
 
 
 REFUSED: dict[str, tuple[CubeMeta, type[Exception], str]] = {
-    "other settings": (meta(1, 2, sid="others"), SettingsError, "made with settings settings, this run asks for others"),
+    "other settings": (meta(1, 2, sid="others"), SettingsError, "settings: stored settings, asked others"),
     "another CRS": (meta(1, 2, geobox=make_grid((40, 50), crs="EPSG:32634")), GridError, r"proj:code EPSG:32635.*EPSG:32634"),
     "another corner": (meta(1, 2, geobox=make_grid((40, 50), corner_xy=(0, 0))), GridError, "spatial:transform"),
     "another size": (meta(1, 2, geobox=make_grid((40, 51))), GridError, r"spatial:shape \[40, 50\].*\[40, 51\]"),

@@ -9,6 +9,7 @@ import pytest
 from distributed import get_worker
 
 from eocube.errors import PlacementError, UnknownNameError
+from eocube.exec.cpu_label import CpuLabelOnScheduler
 from eocube.exec.executors import DaskExecutor, Executor, SerialExecutor, ThreadExecutor, as_executor, connect, executing
 from eocube.testing.contracts import ExecutorContract, Luggage
 
@@ -76,12 +77,18 @@ class FakeClient:
     def submit(self, *args, **placed) -> dict:
         return placed
 
+    def register_plugin(self, plugin: object) -> None:
+        if isinstance(plugin, CpuLabelOnScheduler):
+            for worker in self.workers.values():
+                if not worker["resources"]:
+                    worker["resources"] = {"CPU": worker["nthreads"]}
+
 
 @pytest.mark.parametrize(
     ("resources", "resource", "placed"),
     [
-        pytest.param([{}, {}], "CPU", {}, id="nobody carries anything: anywhere"),
-        pytest.param([{}, {"GPU": 1}], "CPU", {"workers": ["tcp://0"]}, id="unlabelled workers beside GPU ones"),
+        pytest.param([{}, {}], "CPU", {"resources": {"CPU": 1}}, id="nobody carries anything: all are labelled"),
+        pytest.param([{}, {"GPU": 1}], "CPU", {"resources": {"CPU": 1}}, id="unlabelled workers beside GPU ones are labelled"),
         pytest.param([{"CPU": 4}, {"GPU": 1}], "CPU", {"resources": {"CPU": 1}}, id="labelled workers"),
         pytest.param([{}, {"GPU": 1}], "GPU", {"resources": {"GPU": 1}}, id="a network goes to GPU"),
     ],
@@ -95,6 +102,7 @@ def test_placement_follows_what_the_workers_carry(resources, resource, placed) -
     [
         pytest.param([{}, {"CPU": 1}], "GPU", r"--resources GPU=1", id="no worker for networks"),
         pytest.param([{"GPU": 1}, {"GPU": 1}], "CPU", r"2 workers .* carry the resource GPU", id="none but those for networks"),
+        pytest.param([{"CPU": 2, "GPU": 1}], "CPU", r"both CPU and GPU", id="one for both"),
     ],
 )
 def test_a_cluster_without_a_fitting_worker_is_refused_at_once(resources, resource, says) -> None:

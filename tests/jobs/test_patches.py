@@ -236,6 +236,23 @@ def test_an_unfinished_source_region_is_no_patch(tmp_path: Path) -> None:
         extract_patches(store, str(tmp_path / "set"), SPEC, executor="serial")
 
 
+def test_a_rebuilt_input_is_cut_anew_and_the_set_is_unfinished_meanwhile(tmp_path: Path) -> None:
+    store, out = make_store(tmp_path), str(tmp_path / "set")
+    n = extract_patches(store, out, SPEC, executor="serial").tasks_done
+    blobs = open_blobs(store)
+    for key, _ in list(blobs.list("markers/a/10m")):
+        marker = json.loads(blobs.get(key) or b"")
+        marker["shards"] = {k: v and [v[0], "0" * 64] for k, v in marker["shards"].items()}  # other pixels from the same items
+        blobs.put(key, json.dumps(marker).encode())
+
+    assert extract_patches(store, out, SPEC, executor="serial", limit=1).tasks_done == 1
+    with pytest.raises(PatchError, match="unfinished"):
+        PatchDataset(out)
+    assert extract_patches(store, out, SPEC, executor="serial").tasks_done == n - 1
+    assert len(PatchDataset(out)) > 0
+    assert extract_patches(store, out, SPEC, executor="serial").tasks_skipped == n
+
+
 def test_a_head_of_a_plan_is_a_small_set(store: str, tmp_path: Path) -> None:
     plan = plan_patches(store, SPEC).head(5)
     extract_patches(store, str(tmp_path / "set"), plan, executor="serial")

@@ -17,7 +17,7 @@ from distributed import get_task_stream
 import eocube
 from eocube.errors import ModelError, PlacementError, UnknownNameError
 from eocube.exec.drive import RunReport
-from eocube.exec.executors import connect
+from eocube.exec.executors import SerialExecutor, connect
 from eocube.exec.region import run_regions
 from eocube.jobs.superres import plan_superres, superres, superresolve
 from eocube.jobs.write import WriteSettings, run_plans
@@ -160,6 +160,33 @@ def test_networks_run_on_gpu_workers_and_nothing_else_does(store: str, network: 
     assert same(tmp_path / "sr", serial)
 
 
+class SpyExecutor(SerialExecutor):
+    """Notes which function runs where."""
+
+    def __init__(self) -> None:
+        self.ran: set[tuple[str, str]] = set()
+
+    def run(self, func, tasks, *, resource="CPU"):
+        self.ran.add((func.__name__, resource))
+        return super().run(func, tasks, resource=resource)
+
+
+def test_a_written_chain_with_a_network_in_it_asks_for_gpu_workers(store: str, network: SrModel, tmp_path: Path) -> None:
+    cube = eocube.open_cube(f"{store}/cubes/a/20m")
+    made = eocube.superresolve(cube, network)
+    ends, goes_on, plain = SpyExecutor(), SpyExecutor(), SpyExecutor()
+
+    eocube.write_cube(made, str(tmp_path / "ends"), executor=ends)
+    eocube.write_cube(eocube.to_reflectance(made), str(tmp_path / "goes on"), executor=goes_on)
+    eocube.write_cube(cube, str(tmp_path / "plain"), executor=plain)
+
+    assert ends.ran == {("run_superres", "GPU")}
+    assert goes_on.ran == {("run_regions", "GPU")}
+    assert plain.ran == {("run_regions", "CPU")}
+    written = eocube.open_cube(str(tmp_path / "ends" / "cubes" / "cube" / "data"), chunks=None)
+    assert np.array_equal(written["data"].values, made["data"].values)
+
+
 def test_a_cluster_without_a_gpu_worker_is_told_how_to_get_one(store: str, network: SrModel, tmp_path: Path) -> None:
     executor = connect("processes:1")
     try:
@@ -241,6 +268,6 @@ def test_weights_that_changed_since_the_plan_stop_the_run(store: str, tmp_path: 
 def test_another_network_is_not_mixed_into_a_cube(store: str, network: SrModel, tmp_path: Path) -> None:
     superres(store, str(tmp_path), load_model("bicubic", scale=2, bands=["green", "red"]), product="20m", executor="serial")
     before = cubes_of(tmp_path)
-    with pytest.raises(eocube.EocubeError, match="was made with settings"):
+    with pytest.raises(eocube.EocubeError, match="other settings.*recipe: stored cube .* → superresolve"):
         superres(store, str(tmp_path), network, executor="serial")
     assert cubes_of(tmp_path) == before

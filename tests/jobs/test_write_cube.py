@@ -122,6 +122,8 @@ CHANGES: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
     ),
     "astype": lambda c: c.assign(data=c["data"].astype("uint32", keep_attrs=True)),
     "drop a mask": lambda c: c.drop_vars("scl"),
+    "another offset": lambda c: c.assign(data=c["data"].assign_attrs(add_offset=-0.5)),
+    "another nodata": lambda c: c.assign(data=c["data"].assign_attrs(_FillValue=7)),
     "fillna": lambda c: c.where(c["scl"] == 4).fillna(7),
     "transpose": lambda c: c.transpose("y", "x", "band", "time"),
     "dask.array": lambda c: c.assign(data=(c["data"].dims, da.flip(c["data"].data, 3), c["data"].attrs)),
