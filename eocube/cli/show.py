@@ -36,7 +36,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
         table.add_row(*row)
     out = console()
     if title:
-        out.print(title, style="italic")
+        out.print(title, style="italic", soft_wrap=True)
     out.print(table)
     if len(listed) > MAX_ROWS:
         out.print(f"… and {len(listed) - MAX_ROWS} more (--json lists them)")
@@ -116,18 +116,86 @@ def show_audit(report: AuditReport) -> None:
 
 
 def show_store(store: Mapping[str, Any]) -> None:
-    """The index as a table."""
-    columns = ["site", "product", "dates", "first", "last", "size", "pixel", "bands", "dtype", "clear", "CRS", "unfinished"]
-    show_table(f"{many(len(store['cubes']), 'cube')} in {store['url']}", columns, (_index_row(r) for r in store["cubes"]))
+    """The cubes of the index, then those that are under way."""
+    out = console()
+    rows = [_index_row(r) for r in store["cubes"]]
+    title = f"{many(len(rows), 'cube')} in {store['url']}"
+    if not rows or fits(rows, out.width):
+        show_table(title, list(rows[0]) if rows else [], (list(r.values()) for r in rows))
+    else:
+        out.print(title, style="italic", soft_wrap=True)
+        _show_blocks(rows)
+    if store["under_way"]:
+        _show_under_way(store["under_way"])
 
 
-def _index_row(r: Mapping[str, Any]) -> list[Any]:
-    clear = "" if r["clear_fraction"] is None else f"{r['clear_fraction']:.0%}"
-    size = f"{r['shape'][0]} × {r['shape'][1]}"
-    dates = [(r[k] or "")[:10] for k in ("first_date", "last_date")]
-    gsd = f"{r['gsd_m'][0]:g} m"
-    bands = " ".join(r["bands"])
-    return [r["site"], r["product"], r["n_dates"], *dates, size, gsd, bands, r["dtype"], clear, r["crs"], r["unfinished_regions"]]
+def fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
+    """Whether a table of these rows needs no word broken in so many columns."""
+    listed = [{k: str(v) for k, v in row.items()} for row in rows[:MAX_ROWS]]
+    return sum(max(len(name), *(len(row[name]) for row in listed)) + 2 for name in listed[0]) - 2 <= width
+
+
+def _show_blocks(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A few lines for each cube."""
+    out = console()
+    for r in rows[:MAX_ROWS]:
+        out.print(f"{r['site']}/{r['product']}", style="bold", soft_wrap=True)
+        out.print(f"  {r['dates']} dates, {r['first']} to {r['last']}; {r['bands']}")
+        clear = f", {r['clear']} clear" if r["clear"] else ""
+        out.print(f"  {r['size']} px of {r['pixel']}, {r['CRS']}, {r['dtype']}{clear}")
+        if r["unfinished"]:
+            out.print(f"  {many(r['unfinished'], 'region')} with files that could not be read (--retry)")
+    if len(rows) > MAX_ROWS:
+        out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
+
+
+def _show_under_way(rows: Sequence[Mapping[str, Any]]) -> None:
+    out = console()
+    out.print(f"{many(len(rows), 'cube')} under way; the command that writes them, run again, goes on:", style="italic")
+    for r in rows[:MAX_ROWS]:
+        done = f"{r['regions_done']} of {many(r['regions'], 'region')} written"
+        out.print(f"{r['cube']}/{r['product']}  {done}", soft_wrap=True)
+    if len(rows) > MAX_ROWS:
+        out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
+
+
+def _index_row(r: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "site": r["site"],
+        "product": r["product"],
+        "dates": r["n_dates"],
+        "first": (r["first_date"] or "")[:10],
+        "last": (r["last_date"] or "")[:10],
+        "size": f"{r['shape'][0]} × {r['shape'][1]}",
+        "pixel": f"{r['gsd_m'][0]:g} m",
+        "bands": " ".join(r["bands"]),
+        "dtype": r["dtype"],
+        "clear": "" if r["clear_fraction"] is None else f"{r['clear_fraction']:.0%}",
+        "CRS": r["crs"],
+        "unfinished": r["unfinished_regions"],
+    }
+
+
+def show_patches(found: Mapping[str, Any]) -> None:
+    """A patch set, field by field."""
+    spec = found["spec"]
+    kept = ", ".join(f"{n:,} {split}" for split, n in found["patches"].items())
+    sides = {"LR": (spec["lr_product"], "lr"), "HR": (spec["hr_product"], "hr")}
+    show_pairs(
+        {
+            "patch set": found["url"],
+            "patches": kept or ("none" if found["finished"] else "unfinished; extract_patches, called again, goes on"),
+            "dropped": f"{found['dropped']:,}, less clear than {spec['min_clear']:.0%}",
+            **{
+                name: f"{product}: {found[f'{side}_px']} × {found[f'{side}_px']} px, {' '.join(found[f'{side}_bands'])}"
+                for name, (product, side) in sides.items()
+            },
+            "split": _arguments(spec["split"]) if spec["split"] else "none, all for training",
+            "spec": f"stride {spec['stride_px']} px, seed {spec['seed']}, dates within {spec['time_tolerance_days']:g} days",
+            "license": ", ".join(found.get("licenses", ())) or "not stated",
+            "open it": "eocube.PatchDataset(url, split=…)",
+        }
+    )
 
 
 def show_cube(cube: Mapping[str, Any]) -> None:

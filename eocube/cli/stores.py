@@ -12,22 +12,22 @@ from eocube.cli.common import WITH_FAILURES, options_of, print_json, verb
 
 @verb
 def info(
-    url: Annotated[str, typer.Argument(metavar="STORE_OR_CUBE", help="A store, or one cube: STORE/cubes/<cube>/<product>.")],
+    url: Annotated[
+        str, typer.Argument(metavar="STORE_OR_CUBE", help="A store, a patch set, or one cube: STORE/cubes/<cube>/<product>.")
+    ],
     *,
     storage_option: common.StorageOption = None,
     as_json: common.AsJson = False,
 ) -> None:
-    """Show the index of a store, or one cube: its axes, bands, dates, layout and recipe."""
-    from eocube.cli.show import show_cube, show_store
+    """Show a store's cubes, one cube (axes, bands, dates, layout, recipe), or a patch set."""
+    from eocube.cli.show import show_cube, show_patches, show_store
     from eocube.jobs.info import describe
 
     found = describe(url, storage_options=options_of(storage_option))
     if as_json:
         print_json(found)
-    elif found["kind"] == "cube":
-        show_cube(found)
     else:
-        show_store(found)
+        {"cube": show_cube, "patches": show_patches, "store": show_store}[found["kind"]](found)
 
 
 @verb

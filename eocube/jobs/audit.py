@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from eocube.errors import DamagedStoreError, StoreNotFoundError, UnknownNameError
+from eocube.errors import DamagedStoreError, UnknownNameError
 from eocube.exec.executors import Executor, executing
 from eocube.io.blobs import STAGING, Blobs, open_blobs
 from eocube.io.index import PARTS, compact, put_part
 from eocube.io.markers import MarkerName, marker_folder
 from eocube.io.tally import Tally, cube_row, finished_row, markers_by_region, newest_marker
-from eocube.io.template import ROOT
 from eocube.io.verify import (
     Depth,
     Finding,
@@ -31,6 +30,7 @@ from eocube.io.verify import (
 )
 from eocube.io.verify_index import IndexCheck, cube_of_part
 from eocube.io.verify_metadata import check_groups, check_metadata, check_names, open_stored
+from eocube.jobs.roots import require_store
 from eocube.model.spec import Region
 
 MAX_ROWS = 10_000
@@ -115,6 +115,8 @@ def audit(
     ------
     StoreNotFoundError, UnknownNameError
         If no store is there, or at an address that cannot list its objects (plain HTTP).
+    CubeError, DamagedStoreError
+        If something else is there: a patch set, one cube, a group that eocube did not write. Nothing is changed.
 
     Notes
     -----
@@ -145,8 +147,10 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
     ------
     StoreNotFoundError, UnknownNameError
         If no store is there, or at an address that cannot list its objects (plain HTTP).
+    CubeError
+        If a patch set or one cube is there; nothing is changed.
     DamagedStoreError
-        If a root or marker cannot be read; ``eocube audit`` lists them all.
+        If a root or marker cannot be read (``eocube audit`` lists them all), or eocube did not write the group there.
     """
     blobs = _open(store, dict(storage_options or {}))
     old = [key for key, _ in blobs.list(PARTS)]  # before any marker is looked at: what a run adds meanwhile stays
@@ -172,8 +176,7 @@ def _open(store: str, options: Mapping[str, Any]) -> Blobs:
     if not can_list(store):
         known = ["a folder", "s3://…", "gs://…", "az://…", "memory://…", "any other fsspec URL with listings"]
         raise UnknownNameError("address of a store to audit or index", store, known, "plain HTTP, which cannot list objects")
-    if blobs.get(ROOT) is None:
-        raise StoreNotFoundError(store)
+    require_store(blobs)
     return blobs
 
 

@@ -1,38 +1,78 @@
-"""info: what a store or a cube is, as plain values; reads the index, or one root and one listing of markers."""
+"""info: what a store, a cube or a patch set is, as plain values; from roots, indexes and listings, never from pixels."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eocube.corpora.sample import SAMPLES
-from eocube.errors import CubeError
-from eocube.io.blobs import open_blobs
-from eocube.io.cubes import CubeSource, split_cube_url
+from eocube.errors import CubeError, UnknownNameError
+from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.cubes import CUBES, CubeSource, split_cube_url
 from eocube.io.index import gsd_m
 from eocube.io.tally import markers_by_region
 from eocube.io.template import EOCUBE_ATTR
-from eocube.io.verify import can_list
-from eocube.jobs.open import CORPORA, open_store
+from eocube.io.verify import Finding, can_list
+from eocube.io.verify_metadata import open_stored
+from eocube.jobs.open import CORPORA, Store, open_store
+from eocube.jobs.roots import require_store, root_kind
 from eocube.model.recipe import RECIPE_ATTR
+from eocube.patches.index import read_index as read_patch_index
+from eocube.patches.layout import read_layout, read_licence
 
 
 def describe(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A store or a cube (``STORE/cubes/<cube>/<product>``) as one JSON object with ``kind`` ``store`` or ``cube``.
+    """A store, a cube (``STORE/cubes/<cube>/<product>``) or a patch set as one JSON object.
+
+    Its ``kind`` is ``store``, ``cube`` or ``patches``.
 
     Raises
     ------
     StoreNotFoundError, DamagedStoreError
         If nothing of eocube is there, or it cannot be understood.
+    CubeError
+        For ``STORE/cubes/<cube>``: says which products that cube has.
     """
+    if is_cube_url(url):
+        return describe_cube(url, storage_options=storage_options)
+    blobs = open_blobs(url, storage_options)
+    if root_kind(blobs) == "patches":
+        return describe_patches(blobs)
+    _refuse_half_address(url, storage_options)
+    require_store(blobs)
+    return describe_store(url, storage_options=storage_options)
+
+
+def is_cube_url(url: str) -> bool:
+    """Whether an address has the form of a cube's."""
     try:
         split_cube_url(url)
     except CubeError:
-        return describe_store(url, storage_options=storage_options)
-    return describe_cube(url, storage_options=storage_options)
+        return False
+    return True
+
+
+def _refuse_half_address(url: str, options: Mapping[str, Any] | None) -> None:
+    """CubeError where ``url`` is ``STORE/cubes`` or ``STORE/cubes/<cube>`` of a store: it lists what may follow."""
+    parts = url.rstrip("/").split("/")
+    at = next((i for i in (-1, -2) if len(parts) > -i and parts[i] == CUBES), None)
+    if at is None or root_kind(open_blobs("/".join(parts[:at]), options)) != "store":
+        return
+    store = open_store("/".join(parts[:at]), storage_options=options)
+    names = [(r["cube"], r["product"]) for r in (*_index_rows(store), *_under_way(store, options))]
+    if at == -1:
+        raise CubeError(f"{url} is the folder of the cubes of a store; `eocube info {store.url}` lists them.")
+    products = sorted(product for cube, product in names if cube == parts[-1])
+    if not products:
+        raise UnknownNameError("cube", parts[-1], sorted({cube for cube, _ in names})[:20], store.url)
+    raise CubeError(
+        f"{url} names a cube but no product; expected STORE/cubes/<cube>/<product>. Products of {parts[-1]}: "
+        f"{', '.join(products)}. Try `eocube info {url.rstrip('/')}/{products[0]}`."
+    )
 
 
 def describe_corpora() -> dict[str, Any]:
@@ -41,10 +81,64 @@ def describe_corpora() -> dict[str, Any]:
 
 
 def describe_store(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The index of a store: a row a site × product, without footprints."""
+    """The index of a store, a row a site × product, without footprints; and the cubes that are not in it yet.
+
+    ``under_way`` has a row (``cube``, ``product``, ``regions_done``, ``regions``) for each cube that a run began and did not
+    finish. It is None at an address that cannot list its objects (plain HTTP).
+    """
     store = open_store(url, storage_options=storage_options)
+    under_way = _under_way(store, storage_options) if can_list(url) else None
+    return {"kind": "store", "url": store.url, "cubes": _index_rows(store), "under_way": under_way}
+
+
+def _index_rows(store: Store) -> list[dict[str, Any]]:
     rows = store.index.drop_columns(["geometry"]).to_pylist()
-    return {"kind": "store", "url": store.url, "cubes": [{k: _plain(v) for k, v in row.items()} for row in rows]}
+    return [{k: _plain(v) for k, v in row.items()} for row in rows]
+
+
+def _under_way(store: Store, options: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Cubes with a binding and without a row of the index: one listing, then root and markers of each of them."""
+    if not can_list(store.url):
+        return []
+    blobs = open_blobs(store.url, options)
+    indexed = {(r["cube"], r["product"]) for r in store.index.select(["cube", "product"]).to_pylist()}
+    rows = []
+    for cube, product in sorted(set(list_bound(blobs)) - indexed):
+        stored = open_stored(blobs, cube, product)
+        if not isinstance(stored, Finding):
+            done = len(markers_by_region(blobs, cube, product))
+            rows.append({"cube": cube, "product": product, "regions_done": done, "regions": math.prod(stored.spec.grid)})
+    return rows
+
+
+def list_bound(blobs: Blobs) -> Iterator[tuple[str, str]]:
+    """(cube, product) of everything that a run began to write, from one listing of a few objects."""
+    for key, _ in blobs.list("sources"):
+        _, cube, name = key.split("/")
+        yield cube, name.removesuffix(".parquet")
+
+
+def describe_patches(blobs: Blobs) -> dict[str, Any]:
+    """A patch set: patches by split, what was dropped, bands, sizes and spec. Two requests.
+
+    ``finished`` is False, and the counts are 0, while the set has no index.
+    """
+    layout = read_layout(blobs)
+    index = read_patch_index(blobs).select(["split", "dropped"]).to_pylist()
+    kept = Counter(row["split"] for row in index if not row["dropped"])
+    return {
+        "kind": "patches",
+        "url": blobs.url,
+        "finished": bool(index),
+        "patches": dict(sorted(kept.items())),
+        "dropped": len(index) - kept.total(),
+        "lr_bands": list(layout.lr_bands),
+        "hr_bands": list(layout.hr_bands),
+        "lr_px": layout.spec.lr_px,
+        "hr_px": layout.spec.hr_px,
+        "spec": json.loads(layout.spec.to_json()),
+        **read_licence(blobs),
+    }
 
 
 def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -70,6 +70,62 @@ def test_a_root_that_is_no_json_is_told(eocube: Invoke, filled: Path) -> None:
     assert "not a cube written by eocube" in result.stderr
 
 
+def test_info_lists_a_cube_that_is_not_finished(eocube: Invoke, catalog: Catalog, store: Path) -> None:
+    command = ("convert", "stac", catalog.path, store, "--layout", "map")
+    assert eocube(*command, "--limit", 3).exit_code == 0
+    found = parsed(eocube("info", store, "--json"))
+    assert found["cubes"] == []
+    assert found["under_way"] == [{"cube": SITE, "product": "10m", "regions_done": 3, "regions": 4}]
+    shown = eocube("info", store).stdout
+    for part in ("1 cube under way", f"{SITE}/10m", "3 of 4 regions written", "run again"):
+        assert part in shown
+    assert eocube(*command).exit_code == 0
+    assert parsed(eocube("info", store, "--json"))["under_way"] == []
+    assert "under way" not in eocube("info", store).stdout
+
+
+def test_info_of_a_cube_without_its_product_lists_the_products(eocube: Invoke, filled: Path) -> None:
+    for address in (filled / "cubes" / SITE, f"{filled}/cubes/{SITE}/"):
+        result = eocube("info", address)
+        assert result.exit_code == 1
+        assert f"Products of {SITE}: 10m." in result.stderr
+        assert f"eocube info {filled}/{CUBE}" in result.stderr
+    assert f"known: '{SITE}'" in eocube("info", filled / "cubes" / "elsewhere").stderr
+    assert "lists them" in eocube("info", filled / "cubes").stderr
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_info_breaks_no_word(eocube: Invoke, filled: Path, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setattr("eocube.cli.show.WIDE", columns)
+    shown = eocube("info", filled).stdout
+    assert max(len(line) for line in shown.splitlines()[1:]) <= columns
+    for part in (SITE, "10m", "2021-01-03", "2021-01-18", "48 × 64", "red nir", "uint16", "EPSG:32635"):
+        assert part in shown
+
+
+def test_a_patch_set_is_described_and_neither_audited_nor_indexed(eocube: Invoke, tmp_path: Path) -> None:
+    from eocube.jobs.patches import extract_patches
+    from tests.patches.makers import SPEC, make_store
+
+    cubes, out = make_store(tmp_path), tmp_path / "set"
+    extract_patches(cubes, str(out), SPEC, executor="serial", limit=1)
+    assert "unfinished" in eocube("info", out).stdout
+    report = extract_patches(cubes, str(out), SPEC, executor="serial")
+    found = parsed(eocube("info", out, "--json"))
+    assert (found["kind"], found["finished"]) == ("patches", True)
+    assert (found["patches"], found["dropped"]) == (report.patches, report.dropped)
+    assert report.patches
+    shown = eocube("info", out).stdout
+    for part in (*(f"{n:,} {split}" for split, n in report.patches.items()), SPEC.lr_product, SPEC.hr_product, "PatchDataset"):
+        assert part in shown
+    before = tree(out)
+    for verb in ("audit", "index"):
+        result = eocube(verb, out)
+        assert result.exit_code == 1
+        assert "patch set" in result.stderr
+    assert tree(out) == before
+
+
 # ------------------------------------------------------------------------------------------------ audit and index
 
 

@@ -14,7 +14,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from eocube.errors import DamagedStoreError, StoreNotFoundError
+from eocube.errors import CubeError, DamagedStoreError, StoreNotFoundError
 from eocube.io.blobs import open_blobs
 from eocube.io.index import read_index
 from eocube.jobs import audit as audit_module
@@ -154,6 +154,27 @@ def test_no_store_is_an_error(tmp_path: Path) -> None:
     for job in (audit, index):
         with pytest.raises(StoreNotFoundError, match="nothing-here"):
             job(str(tmp_path / "nothing-here"))
+
+
+@pytest.mark.parametrize(
+    ("attributes", "error", "said"),
+    [
+        pytest.param({"eocube_patches": {}}, CubeError, "patch set.*PatchDataset", id="patch set"),
+        pytest.param({"eocube": {"format": 1, "cube": "a"}}, CubeError, "one cube", id="cube"),
+        pytest.param({"title": "mine"}, DamagedStoreError, "not an eocube store's", id="somebody else's"),
+    ],
+)
+def test_what_is_no_store_is_refused_and_stays_as_it_is(
+    tmp_path: Path, attributes: dict[str, Any], error: type[Exception], said: str
+) -> None:
+    put(tmp_path, "zarr.json", json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}).encode())
+    put(tmp_path, "index/part.parquet")
+    put(tmp_path, "index.parquet")
+    before = tree(tmp_path)
+    for job in (audit, index):
+        with pytest.raises(error, match=said):
+            job(str(tmp_path))
+    assert tree(tmp_path) == before
 
 
 # ------------------------------------------------------------------------------------------------ damaged stores
