@@ -15,7 +15,7 @@ import pytest
 from distributed import get_task_stream
 
 import eocube
-from eocube.errors import ModelError, PlacementError, UnknownNameError
+from eocube.errors import ModelError, PlacementError, SettingsError, UnknownNameError
 from eocube.exec.drive import RunReport
 from eocube.exec.executors import SerialExecutor, connect
 from eocube.exec.region import run_regions
@@ -268,6 +268,6 @@ def test_weights_that_changed_since_the_plan_stop_the_run(store: str, tmp_path: 
 def test_another_network_is_not_mixed_into_a_cube(store: str, network: SrModel, tmp_path: Path) -> None:
     superres(store, str(tmp_path), load_model("bicubic", scale=2, bands=["green", "red"]), product="20m", executor="serial")
     before = cubes_of(tmp_path)
-    with pytest.raises(eocube.EocubeError, match="other settings.*recipe: stored cube .* → superresolve"):
+    with pytest.raises(eocube.EocubeError, match=r"other settings.*recipe: stored cube .* → superresolve"):
         superres(store, str(tmp_path), network, executor="serial")
     assert cubes_of(tmp_path) == before
