@@ -200,6 +200,7 @@ def test_skip_lists_what_failed_and_retry_heals_just_that(eocube: Invoke, catalo
     result = eocube(*command, "--errors", "skip")
     assert result.exit_code == 3
     assert "3 files could not be read" in result.stdout
+    assert "complete cube" not in result.stdout
     assert all(part in result.stdout for part in (SITE, "B08", catalog.scenes[1].item_id, "1.0.0", "--retry"))
     (row,) = index_rows(tmp_path / "a")
     assert row["unfinished_regions"] == 2
@@ -216,6 +217,8 @@ def test_skip_lists_what_failed_and_retry_heals_just_that(eocube: Invoke, catalo
     catalog.write()
     healed = eocube(*command, "--retry", "--json")
     assert healed.exit_code == 0
+    assert parsed(healed)["cubes"] == [f"{SITE}/10m"]
+    assert "complete cube" in eocube(*command).stdout
     assert parsed(healed)["regions_done"] == 2
     eocube("convert", "stac", catalog.path, tmp_path / "b", "--layout", "map")
     assert same_store(tmp_path / "a", tmp_path / "b")
