@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import xarray as xr
 
 from eocube.corpora.sample import sample_corpus
+from eocube.errors import ModelError
 from eocube.exec.executors import connect
 from eocube.jobs.compose import compose, plan_compose
 from eocube.jobs.convert import convert, plan_convert
@@ -64,7 +66,7 @@ class DemoResult:
     """Structural similarity there, by method."""
 
     test_pixels: int
-    """HR pixels × bands compared."""
+    """HR pixels compared, summed over dates."""
 
     seconds: float
     stages: dict[str, float] = field(default_factory=dict)
@@ -104,7 +106,7 @@ def demo(folder: str | Path = "demo", *, train_seconds: float = 60.0, progress: 
 
     Sample → two Zarr cubes → clear fraction → monthly and seasonal clear medians → LR/HR patches, split by time and place →
     training → the network over the whole 20 m cube on a local Dask cluster → PSNR and SSIM on held-out dates and places →
-    pictures. A second run in the same folder takes finished stores up as they are, trains anew and compares.
+    pictures. A second run in the same folder takes up what is finished, the trained network too.
 
     Parameters
     ----------
@@ -192,10 +194,13 @@ class _Demo:
         extract_patches(self._store, str(self._folder / "patches"), SPEC, executor="threads", on_done=count)
 
     def _train(self) -> SrModel:
+        folder = str(self._folder / "model")
+        with contextlib.suppress(ModelError):  # none there yet
+            return load_model(folder)
+
         def heard(at: TrainProgress) -> None:
             self._progress("train", int(100 * at.share), 100, f"step {at.step}, loss {at.loss:.2e}")
 
-        folder = str(self._folder / "model")
         return train(str(self._folder / "patches"), folder, seconds=self._train_seconds, learning_rate=4e-3, on_step=heard)
 
     def _superres(self, model: SrModel) -> None:
@@ -219,7 +224,9 @@ class _Demo:
         models = {name: load_model(name, scale=SPEC.scale, bands=bands) for name in ("nearest", "bicubic")}
         written = {"network": (str(self._folder / "sr"), model_product(model))}
         scores = evaluate(self._store, models, SPEC, written=written)
-        self._shown = max(scores["rows"], key=lambda r: r["psnr"]["network"] - r["psnr"]["bicubic"])
+        by_gain = sorted(scores["rows"], key=lambda r: r["psnr"]["network"] - r["psnr"]["bicubic"])
+        self._shown = by_gain[len(by_gain) // 2]
+        self._progress("compare", 1, 1)
         return scores
 
     def _draw(self, store: Store, site: str, model: SrModel) -> tuple[Path, ...]:
@@ -232,20 +239,20 @@ class _Demo:
         return pictures
 
     def _draw_composite(self, path: Path, store: Store, site: str, share: xr.DataArray) -> None:
-        """The cloudiest date that still shows something, beside the composite of the best seen month that holds one."""
+        """A partly cloudy date beside the composite of its month: of such dates one in a month that was seen most often."""
         months = to_reflectance(store.cube(site, "10m_median_1MS"))
         seen = months["n_clear"].min(("y", "x")).values
         month_of = np.searchsorted(months["time"].values, share["time"].values, side="right") - 1
-        half = np.flatnonzero((share.values > 0.2) & (share.values < 0.7))
+        half = np.flatnonzero((share.values > 0.5) & (share.values < 0.85))
         date = max(half, key=lambda i: (seen[month_of[i]], -share.values[i]))
         dates = to_reflectance(store.cube(site, "10m"))
         day = np.datetime_as_string(share["time"].values[date], "D")
         month = np.datetime_as_string(months["time"].values[month_of[date]], "M")
-        captions = (f"{day}: {share.values[date]:.0%} clear", f"clear median of {month}")
+        captions = (f"{day}, {share.values[date]:.0%} clear by its classification", f"clear median of {month}")
         cloudy_and_composite(path, _rgb(dates, date), _rgb(months, month_of[date]), captions=captions, credit=CREDIT)
 
     def _draw_superres(self, path: Path, store: Store, site: str, model: SrModel) -> None:
-        """LR, bicubic, network and HR of the red band on the test date where the network gains most."""
+        """LR, bicubic, network and HR of the red band on the test date of the median gain."""
         when = np.datetime64(self._shown["date"][:19], "ns")
         made = open_store(str(self._folder / "sr")).cube(site, model_product(model))
         cubes = (store.cube(site, SPEC.lr_product), made, store.cube(site, SPEC.hr_product))
@@ -257,7 +264,7 @@ class _Demo:
             "10 m": hr["data"].sel(band="red").values,
         }
         day = np.datetime_as_string(when, "D")
-        title = f"Red on {day}, a date that was not trained on; below, ground that was not trained on either"
+        title = f"Red on {day} (the median gain of the dates not trained on); below, ground not trained on either"
         superres_panels(path, panels, zoom=_test_window(self._store), title=title, credit=CREDIT)
 
 

@@ -73,7 +73,7 @@ def train(
     bands_in
         Bands of ``lr`` that the network sees; None: all.
     bands_out
-        Bands that it gives, each of them in ``lr`` and in ``hr``; None: all bands of ``hr``.
+        Bands that it gives, each of them in ``lr`` and in ``hr``; None: all that are in both.
     channels, blocks
         Width and depth.
     batch_size
@@ -161,10 +161,13 @@ class _Bands:
 
     @classmethod
     def of(cls, data: PatchDataset, bands_in: Sequence[str] | None, bands_out: Sequence[str] | None) -> _Bands:
-        names_in, names_out = tuple(bands_in or data.lr_bands), tuple(bands_out or data.hr_bands)
+        names_in = tuple(bands_in or data.lr_bands)
         for band in names_in:
             if band not in data.lr_bands:
                 raise UnknownNameError("band", band, data.lr_bands, "lr of the patch set")
+        names_out = tuple(bands_out or (b for b in data.hr_bands if b in names_in))
+        if not names_out:
+            raise PatchError(f"No band of hr ({', '.join(data.hr_bands)}) is among those that the network takes: {names_in}.")
         for band in names_out:
             if band not in data.hr_bands:
                 raise UnknownNameError("band", band, data.hr_bands, "hr of the patch set")

@@ -15,7 +15,7 @@ import pytest
 from distributed import get_task_stream
 
 import eocube
-from eocube.errors import ModelError, PlacementError, SettingsError, UnknownNameError
+from eocube.errors import ModelError, PlacementError, UnknownNameError
 from eocube.exec.drive import RunReport
 from eocube.exec.executors import SerialExecutor, connect
 from eocube.exec.region import run_regions

@@ -32,6 +32,7 @@ def test_the_demo_prints_one_object_and_its_network_gains_two_decibels(ran) -> N
     assert result["psnr"]["network"] >= result["psnr"]["bicubic"] + 2
     assert result["ssim"]["network"] > result["ssim"]["bicubic"]
     assert result["test_pixels"] > 10_000
+    assert result["seconds"] < 180
 
 
 def test_the_demo_leaves_pictures_and_whole_stores(ran) -> None:

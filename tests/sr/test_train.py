@@ -126,7 +126,7 @@ def test_how_long_is_said_in_one_way(patches: str, tmp_path: Path, kwargs: dict[
     [
         ({"bands_in": ["blue"]}, "band 'blue' in lr of the patch set"),
         ({"bands_out": ["nir"]}, "band 'nir' in hr of the patch set"),
-        ({"bands_in": ["nir", "red"]}, "what it gives it must also take"),
+        ({"bands_in": ["nir", "red"], "bands_out": ["green", "red"]}, "what it gives it must also take"),
         ({"loss": "l3"}, "loss 'l3'"),
     ],
     ids=str,
