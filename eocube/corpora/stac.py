@@ -6,34 +6,25 @@ import datetime as dt
 import math
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from odc.geo.geobox import GeoBox
 
 from eocube.corpora.sentinel2_offset import OFFSET, SCALE, SHIFT, dn_shift_of
-from eocube.corpora.stac_items import BandOfFile, JsonItem, bands_of_item, is_sentinel2, read_items, tile_name, time_ms
+from eocube.corpora.stac_headers import Described, describe_items, grid_key, pixel_size
+from eocube.corpora.stac_items import BandOfFile, JsonItem, is_sentinel2, read_items, tile_name, time_ms
 from eocube.corpora.stac_source import StacOptions, StacSource
 from eocube.errors import CatalogError, GridError, RadiometryError, UnknownNameError
-from eocube.io.rasters import RasterInfo, RasterioReader, Reader
+from eocube.io.rasters import Reader
 from eocube.model.bands import SCL_CLASSES, Band
 from eocube.model.frame import Frame, PerTime, Variable
 from eocube.model.recipe import Node
 from eocube.model.scene import Asset, Scene, Site
 
 _DAY_MS = 86_400_000
-_HEADERS_AT_ONCE = 16
-
-
-class Described(NamedTuple):
-    """An item with its bands."""
-
-    item: JsonItem
-    bands: tuple[BandOfFile, ...]
-
 
 # ------------------------------------------------------------------------------------------------ building a source
 
@@ -60,52 +51,7 @@ def build_source(
     options
         See :class:`StacOptions`.
     """
-    return source_of(describe_items(items, reader), bands=bands, geobox=geobox, options=options, reader=reader)
-
-
-def describe_items(items: Sequence[JsonItem], reader: Reader | None = None) -> list[Described]:
-    """Items with their bands, by time and id; what the metadata leaves out comes from the files' headers.
-
-    Dtype and nodata of an asset are asked once for all items of a collection (many catalogues state none); grids are asked of
-    every file, several at once.
-    """
-    reader = reader or RasterioReader()
-    found = [Described(i, tuple(bands_of_item(i))) for i in sorted(items, key=lambda i: (time_ms(i), i["id"]))]
-    kinds: dict[tuple[object, str], RasterInfo] = {}
-    for d in found:
-        for b in d.bands:
-            if b.dtype is None and b.geobox is not None and _kind(d, b) not in kinds:
-                kinds[_kind(d, b)] = reader.describe(b.href)
-    hrefs = list(dict.fromkeys(b.href for d in found for b in d.bands if b.geobox is None))
-    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        headers = dict(zip(hrefs, pool.map(reader.describe, hrefs), strict=True))
-    return [
-        Described(d.item, tuple(c for b in d.bands for c in _completed(b, headers.get(b.href) or kinds.get(_kind(d, b)))))
-        for d in found
-    ]
-
-
-def _kind(d: Described, b: BandOfFile) -> tuple[object, str]:
-    return d.item.get("collection"), b.key
-
-
-def _completed(band: BandOfFile, info: RasterInfo | None) -> list[BandOfFile]:
-    """Fill in what the metadata leaves out from a file's header; a file that it says nothing of shows all its bands."""
-    if info is None or (band.geobox is not None and band.dtype is not None):
-        return [band]
-    if band.bidx > len(info.dtypes):
-        raise CatalogError(f"Asset {band.key!r} declares band {band.bidx}, but {band.href} has {len(info.dtypes)}.")
-    known = band._replace(
-        geobox=band.geobox or info.geobox,
-        dtype=band.dtype or info.dtypes[band.bidx - 1],
-        nodata=band.nodata if band.nodata is not None else info.nodata,
-    )
-    if not band.unnamed or len(info.dtypes) == 1:
-        return [known]
-    return [
-        known._replace(bidx=i, dtype=dtype, band=Band(name=f"{band.key}_{i}", eo_name=f"{band.key}_{i}"))
-        for i, dtype in enumerate(info.dtypes, start=1)
-    ]
+    return source_of(describe_items(items, reader, area=geobox), bands=bands, geobox=geobox, options=options, reader=reader)
 
 
 def source_of(
@@ -118,6 +64,11 @@ def source_of(
 ) -> StacSource:
     """As :func:`build_source`, of items whose bands are described already."""
     options = options or StacOptions()
+    if options.dn_offset is not None and not any(is_sentinel2(d.item) for d in described):
+        raise RadiometryError(
+            f"dn_offset is {options.dn_offset}, but none of the {len(described)} items is Sentinel-2: it has no meaning for "
+            "other sensors. Leave it out; scale and offset come from the items' metadata."
+        )
     box = geobox if geobox is not None else native_grid(described, bands)
     chosen = _choose_bands(described, bands, box, native=geobox is None)
     scl = any(b.is_scl for d in described for b in d.bands)
@@ -142,16 +93,6 @@ def native_grid(described: Sequence[Described], bands: Sequence[str] | None) -> 
             "or convert tile by tile."
         )
     return next(iter(grids.values()))
-
-
-def grid_key(box: GeoBox) -> tuple[str, tuple[float, ...], tuple[int, int]]:
-    """Equal for equal grids."""
-    return str(box.crs), tuple(round(float(v), 9) for v in list(box.affine)[:6]), (int(box.shape[0]), int(box.shape[1]))
-
-
-def pixel_size(box: GeoBox) -> float:
-    """Pixel width in CRS units."""
-    return abs(float(box.affine.a))
 
 
 def _matches(b: BandOfFile, asked: Sequence[str]) -> bool:
@@ -253,8 +194,6 @@ def _asset(b: BandOfFile, shift: int) -> Asset:
 def _shift(item: JsonItem, b: BandOfFile, options: StacOptions) -> int:
     if options.dn_offset is None:
         return dn_shift_of(item, key=b.key, scale=b.scale, offset=b.offset)
-    if options.dn_offset not in (0, -SHIFT):
-        raise RadiometryError(f"dn_offset is {options.dn_offset}; Sentinel-2 files hold 0 or -1000.")
     return SHIFT + options.dn_offset
 
 
@@ -376,7 +315,7 @@ class StacCorpus:
 
     @cached_property
     def _described(self) -> tuple[Described, ...]:
-        return tuple(describe_items(self.items, self.reader))
+        return tuple(describe_items(self.items, self.reader, area=self.geobox))
 
     @property
     def attributions(self) -> tuple[str, ...]:

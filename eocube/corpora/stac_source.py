@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from eocube.errors import AssetReadError, RadiometryError
+from eocube.corpora.sentinel2_offset import SHIFT
+from eocube.errors import AssetReadError, RadiometryError, UnknownNameError
 from eocube.io.rasters import RasterioReader, Reader
 from eocube.kernels.radiometry import shift_dn
 from eocube.model.frame import Frame, Variable
@@ -20,6 +21,12 @@ from eocube.model.hashing import digest
 from eocube.model.recipe import Arrays, Cost, Node, OnError
 from eocube.model.scene import Asset, Scene
 from eocube.model.window import Window
+
+RESAMPLINGS = (
+    "nearest", "bilinear", "cubic", "cubic_spline", "lanczos", "average", "mode",
+    "max", "min", "med", "q1", "q3", "sum", "rms",
+)  # fmt: skip
+"""GDAL's names for warping; rasterio's ``Resampling`` has one more, which is for overviews only."""
 
 _DEFAULT_BLOCK = (512, 512)
 _BLOCK_TRIES = 8
@@ -40,6 +47,12 @@ class StacOptions:
 
     dn_offset: int | None = None
     """Override for Sentinel-2 whose metadata does not tell: what the files hold, 0 or -1000 DN."""
+
+    def __post_init__(self) -> None:
+        if self.resampling not in RESAMPLINGS:
+            raise UnknownNameError("resampling", self.resampling, RESAMPLINGS)
+        if self.dn_offset not in (None, 0, -SHIFT):
+            raise RadiometryError(f"dn_offset is {self.dn_offset}; Sentinel-2 files hold 0 or -1000, and others have none.")
 
 
 class Box(NamedTuple):
@@ -246,12 +259,7 @@ class StacSource:
         for row, name in enumerate(layers):
             asset = scene.assets.get(name)
             if asset is None:
-                _fail(
-                    AssetReadError(
-                        "(no href)", scene.item_id, name, f"the item has no asset for {name!r}; it has {sorted(scene.assets)}"
-                    ),
-                    on_error,
-                )
+                _fail(AssetReadError("(no href)", scene.item_id, name, self._lack(scene, name)), on_error)
             else:
                 files.setdefault(asset.href, []).append(row)
         for rows in files.values():
@@ -263,6 +271,14 @@ class StacSource:
                 _fail(e, on_error)
                 continue
             yield rows, _shifted(pixels, assets[0], scene, v)
+
+    def _lack(self, scene: Scene, name: str) -> str:
+        """Why an item has no asset for a band or mask, and what to do."""
+        items = [s for step in self._steps for s in step]
+        having = sum(name in s.assets for s in items)
+        text = f"the item has no asset for {name!r}; it has {sorted(scene.assets)}; only {having} of {len(items)} items have it"
+        banded = name in self._frame.band_names
+        return f"{text}. Name the bands that all of them have (--bands, bands=)" if banded else text
 
 
 def _shifted(pixels: npt.NDArray[Any], asset: Asset, scene: Scene, v: Variable) -> npt.NDArray[Any]:

@@ -6,6 +6,7 @@ failed reads are tried again here.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -75,6 +76,7 @@ class RasterioReader:
 
         def read(src: Any) -> npt.NDArray[Any]:
             _check(src, first, item_id)
+            _check_nodata(src, assets, item_id)
             return _read(src, assets, geobox, resampling)
 
         return self._with_file(first.href, item_id, first.key, read)
@@ -138,6 +140,38 @@ def _check(src: Any, asset: Asset, item_id: str) -> None:
         )
     if declared.crs is not None and info.geobox.crs is not None and declared.crs != info.geobox.crs:
         raise AssetReadError(asset.href, item_id, asset.key, f"its metadata says {declared.crs}, the file has another CRS")
+
+
+def _check_nodata(src: Any, assets: Sequence[Asset], item_id: str) -> None:
+    """A file that marks other pixels as empty than its asset: they would count as data. A tag no pixel can equal says nothing."""
+    for asset in assets:
+        tag, dtype = src.nodatavals[asset.bidx - 1], src.dtypes[asset.bidx - 1]
+        if tag is None or not can_hold(dtype, tag) or (asset.nodata is not None and _same_number(dtype, tag, asset.nodata)):
+            continue
+        known = "its items know of none" if asset.nodata is None else f"its items say {asset.nodata:g}"
+        raise AssetReadError(
+            asset.href,
+            item_id,
+            asset.key,
+            f"the file's own nodata tag is {tag:g}, {known}; state the file's nodata in the item's metadata",
+        )
+
+
+def can_hold(dtype: str, value: float) -> bool:
+    """Whether a pixel of that type can have the value."""
+    kind = np.dtype(dtype).kind
+    if kind not in "iu":
+        return True
+    limits = np.iinfo(dtype)
+    return math.isfinite(value) and value == int(value) and int(limits.min) <= value <= int(limits.max)
+
+
+def _same_number(dtype: str, one: float, other: float) -> bool:
+    """As pixels of that type: float32's lowest is written with more or fewer digits. NaN equals NaN."""
+    if np.dtype(dtype).kind != "f":
+        return one == other
+    with np.errstate(over="ignore"):
+        return np.array_equal(np.array(one, dtype), np.array(other, dtype), equal_nan=True)
 
 
 def _read(src: Any, assets: Sequence[Asset], geobox: GeoBox, resampling: str) -> npt.NDArray[Any]:

@@ -174,6 +174,7 @@ class ReaderContract(ABC):
         zooms={"B02": 1, "B04": 1, "B08": 1, "SCL": 2},
         footprint=((4, 40), (0, 48)),
         one_file=True,
+        nodata=7,
     )
 
     @abstractmethod
@@ -197,7 +198,7 @@ class ReaderContract(ABC):
         key, bidx = self.scene.asset_of(eo_name)
         dtype = "uint8" if eo_name == "SCL" else "uint16"
         href = str(folder / self.scene.file_name(key))
-        stated = Asset(href=href, key=key, bidx=bidx, geobox=self.scene.grid_of(eo_name), dtype=dtype, nodata=0)
+        stated = Asset(href=href, key=key, bidx=bidx, geobox=self.scene.grid_of(eo_name), dtype=dtype, nodata=7)
         return replace(stated, **changes)
 
     def read(self, reader: Reader, assets: list[Asset], box: GeoBox, resampling: str = "nearest") -> npt.NDArray[Any]:
@@ -219,20 +220,20 @@ class ReaderContract(ABC):
 
     def test_nodata_lies_around_the_file(self, reader: Reader, folder: Path) -> None:
         around = self.scene.grid.pad(3, 2)
-        got = self.read(reader, [self.asset(folder, "B04", nodata=7)], around)[0]
+        got = self.read(reader, [self.asset(folder, "B04")], around)[0]
         expected = np.full(tuple(map(int, around.shape)), 7, "u2")
         expected[2:-2, 3:-3] = self.scene.file_pixels("B04")
         np.testing.assert_array_equal(got, expected)
 
     def test_a_grid_beside_the_file_is_all_nodata(self, reader: Reader, folder: Path) -> None:
         beside = self.scene.grid.translate_pix(1000, 0)
-        assert (self.read(reader, [self.asset(folder, "B04", nodata=7)], beside) == 7).all()
+        assert (self.read(reader, [self.asset(folder, "B04")], beside) == 7).all()
 
     def test_the_header_says_grid_dtypes_nodata_and_block(self, reader: Reader, folder: Path) -> None:
         info = reader.describe(self.asset(folder, "B04").href)
         assert info.geobox == self.scene.grid
         assert info.dtypes == ("uint16",) * 3
-        assert info.nodata == 0
+        assert info.nodata == 7
         assert info.block_yx == (self.scene.block, self.scene.block)
 
     def test_a_missing_file_is_named(self, reader: Reader, folder: Path) -> None:

@@ -17,7 +17,7 @@ from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
 from eocube.errors import AssetReadError, GridError
-from eocube.io.rasters import RasterioReader, aligned_origin
+from eocube.io.rasters import RasterioReader, aligned_origin, can_hold
 from eocube.model.scene import Asset
 from eocube.testing.contracts import ReaderContract
 from eocube.testing.stac import CountingReader, SyntheticReader, SyntheticScene, make_grid, make_series, write_files
@@ -54,6 +54,11 @@ class TestRasterio(ReaderContract):
         with pytest.raises(AssetReadError, match=r"cut\.tif") as caught:
             self.read(reader, [self.asset(folder, "B04", href=str(cut))], self.scene.grid)
         assert caught.value.item_id == self.scene.item_id
+
+    @pytest.mark.parametrize("nodata", [None, 0.0], ids=str)
+    def test_a_file_that_marks_other_pixels_as_empty_is_refused(self, reader, folder: Path, nodata: float | None) -> None:
+        with pytest.raises(AssetReadError, match=r"nodata tag is 7, its items (know of none|say 0)"):
+            self.read(reader, [self.asset(folder, "B04", nodata=nodata)], self.scene.grid)
 
     @pytest.mark.parametrize(
         ("changes", "says"),
@@ -234,6 +239,41 @@ def test_a_file_without_a_crs_is_not_reprojected(tmp_path: Path) -> None:
     asset = Asset(href=str(path), key="B04", dtype="uint16", nodata=0)
     with pytest.raises(GridError, match="has no CRS"):
         RasterioReader().read([asset], GRIDS["degrees"], item_id="i", resampling="nearest")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tag", "nodata"),
+    [
+        pytest.param("uint16", None, 0.0, id="the file has no tag"),
+        pytest.param("float32", float("nan"), float("nan"), id="NaN equals NaN"),
+        pytest.param("float32", float(np.finfo("f4").min), -3.4028235e38, id="float32's lowest, fewer digits"),
+    ],
+)
+def test_equal_marks_of_empty_pixels_are_read(tmp_path: Path, dtype: str, tag: float | None, nodata: float) -> None:
+    box = make_grid((4, 5))
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", count=1, height=4, width=5, dtype=dtype, crs="EPSG:32635",
+        transform=box.affine, nodata=tag,
+    ) as file:  # fmt: skip
+        file.write(np.full((1, 4, 5), 3, dtype))
+    asset = Asset(href=str(tmp_path / "a.tif"), key="a", dtype=dtype, nodata=nodata)
+    assert (RasterioReader().read([asset], box, item_id="i", resampling="nearest") == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "holds"),
+    [
+        ("uint16", -9999, False),
+        ("uint8", 255, True),
+        ("uint8", 256, False),
+        ("int16", float("nan"), False),
+        ("uint16", 0.5, False),
+        ("float32", float("nan"), True),
+    ],
+    ids=str,
+)
+def test_a_tag_that_no_pixel_can_equal_says_nothing(dtype: str, value: float, *, holds: bool) -> None:
+    assert can_hold(dtype, value) is holds
 
 
 @pytest.fixture
