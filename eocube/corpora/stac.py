@@ -273,7 +273,7 @@ def _per_time(steps: Sequence[tuple[Scene, ...]], *, shifted: bool) -> tuple[Per
         cover = tuple(_mean([s.properties["cloud_cover"] for s in g]) for g in steps)
         out.append(PerTime(name="cloud_cover", dtype="float32", values=cover, attrs=(("units", "percent"),)))
     if shifted:
-        shifts = tuple(max(a.dn_shift for s in g for a in s.assets.values()) for g in steps)
+        shifts = tuple(max((a.dn_shift for s in g for a in s.assets.values()), default=0) for g in steps)
         note = (("long_name", "added to the provider's digital numbers, so that one offset holds"),)
         out.append(PerTime(name="dn_shift", dtype="int16", values=shifts, attrs=note))
     texts = [n for n in ("baseline", "platform") if any(s.properties[n] for g in steps for s in g)]
