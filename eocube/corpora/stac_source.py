@@ -158,7 +158,10 @@ class StacSource:
 
     @cached_property
     def _placed(self) -> list[list[tuple[Scene, list[Box]]]]:
-        """For each date its scenes with where their files reach on the cube's grid, room for a kernel included."""
+        """For each date its scenes with where their files reach on the cube's grid, room for a kernel included.
+
+        A scene without a file could lie anywhere: it is read, and fails, rather than be taken for elsewhere.
+        """
         reach: dict[_GridKey, Box] = {}
 
         def box_of(grid: GeoBox | None) -> Box:
@@ -170,7 +173,10 @@ class StacSource:
                 reach[key] = box.padded(_kernel_px(box, grid))
             return reach[key]
 
-        return [[(s, list({box_of(a.geobox) for a in s.assets.values()})) for s in step] for step in self._steps]
+        def boxes_of(scene: Scene) -> list[Box]:
+            return list({box_of(a.geobox) for a in scene.assets.values()}) or [_EVERYWHERE]
+
+        return [[(s, boxes_of(s)) for s in step] for step in self._steps]
 
     def _scenes(self, t: int, window: Window) -> Iterator[Scene]:
         """Scenes of a date with a file that reaches into the window, by the files' declared grids."""

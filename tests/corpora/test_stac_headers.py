@@ -27,7 +27,7 @@ from eocube.testing.stac import (
 from eocube.testing.stores import same_store
 
 LANDSAT: dict[str, Any] = {"properties": {"constellation": None, "platform": "landsat-9"}, "collection": "landsat-c2-l2"}
-HALF = {"footprint": ((0, 48), (0, 40)), "zooms": {"B04": 1, "B08": 1}}
+HALF: dict[str, Any] = {"footprint": ((0, 48), (0, 40)), "zooms": {"B04": 1, "B08": 1}}
 
 
 def untold(items: list[dict[str, Any]], *names: str) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def test_with_skip_a_missing_file_whose_grid_only_headers_tell_is_listed_and_hea
 ) -> None:
     whole_scenes = make_series(3, declares_grid=False, zooms={"B04": 1, "B08": 1, "B11": 2, "SCL": 2})
     scenes = [replace(whole_scenes[0], missing=lost), *whole_scenes[1:]]
-    run = {"executor": "serial", "errors": "skip"}
+    run: dict[str, Any] = {"executor": "serial", "errors": "skip"}
     corpus, healthy = (
         StacCorpus(items=tuple(item_dict(s) for s in some), reader=SyntheticReader(some)) for some in (scenes, whole_scenes)
     )
