@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -261,18 +262,31 @@ class Store:
         return table
 
     def cube(self, site: str, product: str, **options: Any) -> xr.Dataset:
-        """The cube of one site and product; ``options`` as in :func:`open_cube`."""
-        return open_cube(self.cube_url(site, product), storage_options=self._options, **options)
+        """The cube of one site and product; ``options`` as in :func:`open_cube`.
+
+        Warns (UserWarning) where files of it could not be read (``errors="skip"``): their pixels are nodata until ``retry``.
+        """
+        row = self._row(site, product)
+        if row["unfinished_regions"]:
+            warnings.warn(
+                f"{row['unfinished_regions']} regions of {site}/{product} in {self.url} have files that could not be read; their "
+                "pixels are nodata. Mend the files and run with retry (--retry).",
+                UserWarning,
+                stacklevel=2,
+            )
+        return open_cube(f"{self.url}/{cube_path(row['cube'], product)}", storage_options=self._options, **options)
 
     def cube_url(self, site: str, product: str) -> str:
         """Address of a cube. UnknownNameError where the index has no such row."""
-        rows = self.index.select(["site", "product", "cube"]).to_pylist()
-        found = next((r for r in rows if (r["site"], r["product"]) == (site, product)), None)
+        return f"{self.url}/{cube_path(self._row(site, product)['cube'], product)}"
+
+    def _row(self, site: str, product: str) -> dict[str, Any]:
+        rows = self.index.select(["site", "product", "cube", "unfinished_regions"]).to_pylist()
+        found: dict[str, Any] | None = next((r for r in rows if (r["site"], r["product"]) == (site, product)), None)
         if found is None:
-            raise UnknownNameError(
-                "cube", f"{site}/{product}", [f"{r['site']}/{r['product']}" for r in rows[:20]], f"the index of {self.url}"
-            )
-        return f"{self.url}/{cube_path(found['cube'], product)}"
+            known = [f"{r['site']}/{r['product']}" for r in rows[:20]]
+            raise UnknownNameError("cube", f"{site}/{product}", known, f"the index of {self.url}")
+        return found
 
     def clear_summary(self, site: str, product: str) -> xr.DataArray:
         """Share of clear pixels, percent, (time, y_cell, x_cell) uint8; lazily."""

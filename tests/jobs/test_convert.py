@@ -175,6 +175,8 @@ def test_with_skip_a_broken_file_is_listed_and_healed_later(tmp_path: Path, wher
     corpus = open_corpus("stac", write_catalog(broken(where, whole_scenes), tmp_path / "in"))
     store = tmp_path / "store"
     report = convert(corpus, str(store), executor="threads:2", layout="map", errors="skip")
+    with pytest.warns(UserWarning, match=r"regions of .* could not be read"):
+        open_store(str(store)).cube(*open_store(str(store)).index.select(["site", "product"]).to_pylist()[0].values())
     assert not report.ok
     (row,) = report.failed
     assert (row["cube"], row["product"], row["region"], row["asset"]) == (SITE, "10m", "2.0.0", "B08")
