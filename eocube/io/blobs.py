@@ -64,11 +64,6 @@ def open_blobs(url: str | os.PathLike[str], storage_options: Options | None = No
     return FsspecBlobs(text.rstrip("/"), storage_options or {})
 
 
-def join_url(url: str, *parts: str) -> str:
-    """``url`` with path parts below it."""
-    return "/".join([url.rstrip("/"), *parts])
-
-
 class LocalBlobs:
     """A folder of this machine."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from eocube.errors import GridError
-from eocube.kernels.arrays import AnyArray, BoolArray, Float64Array, UInt8Array, nodata_of
+from eocube.kernels.arrays import AnyArray, BoolArray, UInt8Array, nodata_of
 
 
 def is_class(class_map: AnyArray, classes: Iterable[int]) -> BoolArray:
@@ -120,23 +120,6 @@ def clear_percent(clear: BoolArray, cell_px: int) -> UInt8Array:
     percent = np.empty((clear.shape[0], cells_y, cells_x), np.uint8)
     _percent(np.ascontiguousarray(clear), cell_px, percent)
     return percent
-
-
-def fraction(flags: BoolArray) -> Float64Array:
-    """Share of True pixels of each date.
-
-    Parameters
-    ----------
-    flags
-        ``(time, y, x)``.
-
-    Returns
-    -------
-    float64 0-1, ``(time,)``; NaN where the image has no pixels.
-    """
-    counts = np.count_nonzero(flags, axis=(-2, -1)).astype(np.float64)
-    pixels = flags.shape[-2] * flags.shape[-1]
-    return counts / pixels if pixels else np.full(counts.shape, np.nan)
 
 
 @njit(nogil=True, cache=True)

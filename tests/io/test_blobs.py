@@ -13,7 +13,7 @@ import fsspec
 import pytest
 
 from eocube.errors import StoreReadError, StoreWriteError, UnknownNameError
-from eocube.io.blobs import STAGING, Blobs, FsspecBlobs, LocalBlobs, ObstoreBlobs, join_url, open_blobs
+from eocube.io.blobs import STAGING, Blobs, FsspecBlobs, LocalBlobs, ObstoreBlobs, open_blobs
 from eocube.testing.stores import counting_server, tree
 
 _: tuple[type[Blobs], ...] = (LocalBlobs, ObstoreBlobs, FsspecBlobs)
@@ -156,7 +156,3 @@ def test_zarr_reads_the_same_objects(tmp_path: Path, make: Callable[[Path], str]
     assert dict(zarr.open_group(blobs.zarr_store(), mode="r").attrs) == {"a": 1}
     if make is not str:
         fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
-
-
-def test_urls_are_joined_with_one_slash() -> None:
-    assert join_url("s3://b/x/", "y", "z") == join_url("s3://b/x", "y", "z") == "s3://b/x/y/z"

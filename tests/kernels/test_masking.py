@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eocube.errors import GridError, RadiometryError
-from eocube.kernels.masking import blank, clear_percent, fraction, is_class, valid_of
+from eocube.kernels.masking import blank, clear_percent, is_class, valid_of
 
 
 def positions(shape, dtype="uint16"):
@@ -173,16 +173,3 @@ def test_no_pixels_have_no_cells(shape):
 
 def test_clear_percent_of_no_dates_has_the_shape_of_cells():
     assert clear_percent(np.zeros((0, 5, 3), bool), 2).shape == (0, 3, 2)
-
-
-def test_fraction_is_per_date():
-    flags = np.zeros((3, 2, 2), bool)
-    flags[1, 0, 0] = flags[2] = True
-    out = fraction(flags)
-    assert out.dtype == np.float64
-    assert out.tolist() == [0.0, 0.25, 1.0]
-
-
-def test_fraction_of_no_dates_is_empty_and_of_no_pixels_is_nan():
-    assert fraction(np.zeros((0, 2, 2), bool)).shape == (0,)
-    assert np.isnan(fraction(np.zeros((2, 0, 3), bool))).all()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from eocube.kernels.masking import clear_percent, fraction
+from eocube.kernels.masking import clear_percent
 from eocube.kernels.radiometry import dn_to_reflectance, reflectance_to_dn, shift_dn
 
 masks = arrays(bool, st.tuples(st.integers(0, 3), st.integers(1, 20), st.integers(1, 20)))
@@ -27,11 +27,6 @@ def test_a_window_that_starts_on_a_cell_gives_the_cells_of_the_whole(clear, cell
     whole = clear_percent(clear, cell_px)
     part = clear_percent(clear[:, y * cell_px :, x * cell_px :], cell_px)
     assert np.array_equal(part, whole[:, y:, x:])
-
-
-@given(masks)
-def test_the_fraction_is_the_mean(clear):
-    assert np.allclose(fraction(clear), clear.mean(axis=(1, 2)), rtol=1e-15)
 
 
 @given(numbers, st.sampled_from([(0.0001, -0.1), (0.0001, 0.0), (2.75e-05, -0.2), (1.0, 0.0)]), st.sampled_from([0, 65535]))
