@@ -47,17 +47,33 @@ def coords_of(frame: Frame, window: Window) -> dict[str, Any]:
 
 
 def keeps_labels(given: xr.Dataset, result: xr.Dataset, inner: Frame, outer: Frame) -> bool:
-    """Whether a step's result needs no cropping and no labels: same frames but for dtypes, and the very index objects it got.
+    """Whether a step's result needs no cropping and no labels: same frames but for dtypes, and the very labels it got.
 
-    Making a Dataset's indexes costs more than most kernels on one block.
+    Making a Dataset's indexes costs more than most kernels on one block. Labels are the same where they are the same objects:
+    a copy of a Dataset shares pandas' indexes and the arrays of its other coordinates, and whatever changes one makes a new one.
     """
     if (inner.geobox, inner.time_ms, inner.bands, inner.per_time) != (outer.geobox, outer.time_ms, outer.bands, outer.per_time):
         return False
-    if result.coords.keys() != given.coords.keys() or result.data_vars.keys() != {v.name for v in outer.variables}:
+    if inner.time_bnds_ms != outer.time_bnds_ms or result.data_vars.keys() != {v.name for v in outer.variables}:
         return False
-    if any(result.xindexes[d] is not given.xindexes[d] for d in ("time", "band", "y", "x")):
+    had, has, before, now = given.variables, result.variables, given.xindexes, result.xindexes
+    if result.coords.keys() != given.coords.keys() or now.keys() != before.keys():
         return False
-    return all(result[v.name].dtype == v.dtype and result[v.name].dims == v.dims for v in outer.variables)
+    for name in result.coords:
+        old, new = (had[name].data, has[name].data) if name not in now else (_labels(before[name]), _labels(now[name]))
+        if old is not new or had[name].dims != has[name].dims or not _same_values(had[name].attrs, has[name].attrs):
+            return False
+    return all(has[v.name].dtype == v.dtype and has[v.name].dims == v.dims for v in outer.variables)
+
+
+def _labels(index: xr.Index) -> object:
+    """What an index stands on; an index of another kind than xarray's default stands for itself."""
+    return getattr(index, "index", index)
+
+
+def _same_values(had: Mapping[Any, Any], has: Mapping[Any, Any]) -> bool:
+    """Whether attributes are the very same objects: they may be arrays, whose == is no answer."""
+    return had.keys() == has.keys() and all(had[k] is has[k] for k in had)
 
 
 def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int, int], step: str) -> xr.Dataset:
@@ -66,7 +82,8 @@ def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int
     StepContractError where the result lacks a date, a variable, a dtype or the pixels that the step's frame promises.
     """
     times = frame.time[list(window.times)]
-    have = cube["time"].values.astype("M8[ns]")
+    made = cube.variables  # cube[name] would put coordinates on, which costs more than the cut
+    have = made["time"].values.astype("M8[ns]")
     at = np.searchsorted(have, times)
     if len(have) == 0 or (at >= len(have)).any() or not np.array_equal(have[at], times):
         raise StepContractError(
@@ -76,9 +93,9 @@ def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int
     height, width = window.shape_yx
     arrays = {}
     for v in frame.variables:
-        if v.name not in cube:
+        if v.name not in made:
             raise StepContractError(f"Step {step!r} promised variable {v.name!r} and gave {list(cube.data_vars)}.")
-        values = cube[v.name].transpose(*v.dims).values
+        values = made[v.name].transpose(*v.dims).values
         if values.dtype != np.dtype(v.dtype):
             raise StepContractError(f"Step {step!r} promised {v.name!r} as {v.dtype} and gave {values.dtype}.")
         values = values[at][..., y0 : y0 + height, x0 : x0 + width]

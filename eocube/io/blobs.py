@@ -11,8 +11,8 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -84,13 +84,13 @@ class LocalBlobs:
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
         with self._staged(key, body) as staged:
-            os.replace(staged, self._path(key))  # noqa: PTH105
+            _in_folder(self._path(key), partial(os.replace, staged, self._path(key)))
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. ``os.link`` fails where the name exists, atomically."""
         with self._staged(key, body) as staged:
             try:
-                os.link(staged, self._path(key))
+                _in_folder(self._path(key), partial(os.link, staged, self._path(key)))
             except FileExistsError:
                 return False
             return True
@@ -99,9 +99,7 @@ class LocalBlobs:
     def _staged(self, key: str, body: bytes) -> Iterator[str]:
         staged = self._path(f"{STAGING}/{uuid.uuid4().hex}")
         try:
-            os.makedirs(os.path.dirname(staged), exist_ok=True)  # noqa: PTH103, PTH120
-            os.makedirs(os.path.dirname(self._path(key)), exist_ok=True)  # noqa: PTH103, PTH120
-            with open(staged, "xb") as f:  # noqa: PTH123
+            with _in_folder(staged, partial(open, staged, "xb")) as f:
                 f.write(body)
             yield staged
         except OSError as e:
@@ -141,6 +139,15 @@ class LocalBlobs:
         from zarr.storage import LocalStore
 
         return LocalStore(self.url, read_only=True)
+
+
+def _in_folder(path: str, act: Callable[[], Any]) -> Any:
+    """``act``, which makes ``path``; once more with the folder made where that is missing. Nearly always it is there."""
+    try:
+        return act()
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+        return act()
 
 
 class ObstoreBlobs:
