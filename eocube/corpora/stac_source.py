@@ -14,7 +14,8 @@ from odc.geo.geobox import GeoBox
 
 from eocube.corpora.sentinel2_offset import SHIFT
 from eocube.errors import AssetReadError, RadiometryError, UnknownNameError
-from eocube.io.rasters import RasterioReader, Reader
+from eocube.io.geotiff import GeoTiffReader
+from eocube.io.rasters import Reader
 from eocube.kernels.radiometry import shift_dn
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
@@ -105,7 +106,7 @@ class StacSource:
 
     def __init__(self, frame: Frame, steps: Sequence[tuple[Scene, ...]], options: StacOptions, reader: Reader | None = None):
         self._frame, self._steps, self._options = frame, tuple(steps), options
-        self._reader = reader or RasterioReader()
+        self._reader = reader or GeoTiffReader()
 
     @cached_property
     def node(self) -> Node:
@@ -250,12 +251,12 @@ class StacSource:
         """One date of some layers: the first scene with data wins, pixel by pixel."""
         out[:] = v.fill
         for n, scene in enumerate(step):
-            open_px = _is_fill(out, v.fill)
-            if n and not open_px.any():
+            open_px = _is_fill(out, v.fill) if n else None
+            if open_px is not None and not open_px.any():
                 return
             for rows, pixels in self._read_scene(scene, layers, box, v, on_error):
                 for row, values in zip(rows, pixels, strict=True):
-                    np.copyto(out[row], values, where=open_px[row])
+                    np.copyto(out[row], values, where=True if open_px is None else open_px[row])
 
     def _read_scene(
         self, scene: Scene, layers: tuple[str, ...], box: GeoBox, v: Variable, on_error: OnError | None

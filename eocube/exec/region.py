@@ -116,8 +116,13 @@ def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
 
 
 def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
-    """Inner chunks along time, y, x that one piece of a region may have under ``job.max_bytes``: halved in y, x, then time."""
+    """Inner chunks along time, y, x that one piece of a region may have under ``job.max_bytes``: halved in y, x, then time.
+
+    Files are gone through chunk of dates by chunk of dates: what is read is encoded while it is still in the processor's cache.
+    """
     n = list(job.spec.chunks_per_shard)
+    if "source" in job.node:
+        n[0] = 1
     while True:
         first = next(job.spec.pieces(region, (n[0], n[1], n[2])))
         if window_bytes(job.node, first.window, job.binding, job.frames) <= job.max_bytes or n == [1, 1, 1]:

@@ -56,8 +56,17 @@ class RasterInfo(NamedTuple):
 
     geobox: GeoBox
     dtypes: tuple[str, ...]
-    nodata: float | None
+    """One a band."""
+
+    nodatas: tuple[float | None, ...]
+    """One a band."""
+
     block_yx: tuple[int, int]
+
+    @property
+    def nodata(self) -> float | None:
+        """The first band's."""
+        return self.nodatas[0]
 
 
 class RasterioReader:
@@ -75,9 +84,10 @@ class RasterioReader:
         first = assets[0]
 
         def read(src: Any) -> npt.NDArray[Any]:
-            _check(src, first, item_id)
-            _check_nodata(src, assets, item_id)
-            return _read(src, assets, geobox, resampling)
+            info = _info(src)
+            for asset in assets:
+                check_asset(info, asset, item_id)
+            return _read(src, info, assets, geobox, resampling)
 
         return self._with_file(first.href, item_id, first.key, read)
 
@@ -113,48 +123,46 @@ def _info(src: Any) -> RasterInfo:
 
     a = src.transform
     box = norm_geobox(GeoBox((src.height, src.width), Affine(*list(a)[:6]), None if src.crs is None else src.crs.to_wkt()))
-    nodata = None if src.nodata is None else float(src.nodata)
+    nodatas = tuple(None if v is None else float(v) for v in src.nodatavals)
     height, width = src.block_shapes[0]
-    return RasterInfo(box, tuple(src.dtypes), nodata, (int(height), int(width)))
+    return RasterInfo(box, tuple(src.dtypes), nodatas, (int(height), int(width)))
 
 
-def _check(src: Any, asset: Asset, item_id: str) -> None:
-    """The file must be what its metadata says: band count, dtype, grid."""
-    if asset.bidx > src.count:
-        raise AssetReadError(asset.href, item_id, asset.key, f"band {asset.bidx} asked, the file has {src.count}")
-    found = src.dtypes[asset.bidx - 1]
-    if asset.dtype is not None and found != asset.dtype:
-        raise AssetReadError(asset.href, item_id, asset.key, f"its metadata says {asset.dtype}, the file holds {found}")
+def check_asset(info: RasterInfo, asset: Asset, item_id: str) -> None:
+    """A file must be what its metadata says: band count, dtype, grid, mark of empty pixels. AssetReadError where it is not."""
+    reason = _band_differs(info, asset) or _grid_differs(info, asset) or _nodata_differs(info, asset)
+    if reason is not None:
+        raise AssetReadError(asset.href, item_id, asset.key, reason)
+
+
+def _band_differs(info: RasterInfo, asset: Asset) -> str | None:
+    if asset.bidx > len(info.dtypes):
+        return f"band {asset.bidx} asked, the file has {len(info.dtypes)}"
+    found = info.dtypes[asset.bidx - 1]
+    return None if asset.dtype in (None, found) else f"its metadata says {asset.dtype}, the file holds {found}"
+
+
+def _grid_differs(info: RasterInfo, asset: Asset) -> str | None:
     if asset.geobox is None:
-        return
-    declared, info = asset.geobox, _info(src)
-    if tuple(declared.shape) != tuple(info.geobox.shape) or not np.allclose(
-        list(declared.affine)[:6], list(info.geobox.affine)[:6], rtol=0, atol=abs(declared.affine.a) * _ALIGNED_PX
+        return None
+    declared, found = asset.geobox, info.geobox
+    affines = [list(box.affine)[:6] for box in (declared, found)]
+    if tuple(declared.shape) != tuple(found.shape) or not np.allclose(
+        *affines, rtol=0, atol=abs(declared.affine.a) * _ALIGNED_PX
     ):
-        raise AssetReadError(
-            asset.href,
-            item_id,
-            asset.key,
-            f"its metadata says grid {tuple(declared.shape)} {list(declared.affine)[:6]}, the file has "
-            f"{tuple(info.geobox.shape)} {list(info.geobox.affine)[:6]}",
-        )
-    if declared.crs is not None and info.geobox.crs is not None and declared.crs != info.geobox.crs:
-        raise AssetReadError(asset.href, item_id, asset.key, f"its metadata says {declared.crs}, the file has another CRS")
+        return f"its metadata says grid {tuple(declared.shape)} {affines[0]}, the file has {tuple(found.shape)} {affines[1]}"
+    if declared.crs is not None and found.crs is not None and declared.crs != found.crs:
+        return f"its metadata says {declared.crs}, the file has {found.crs}; mend whichever of the two is wrong"
+    return None
 
 
-def _check_nodata(src: Any, assets: Sequence[Asset], item_id: str) -> None:
+def _nodata_differs(info: RasterInfo, asset: Asset) -> str | None:
     """A file that marks other pixels as empty than its asset: they would count as data. A tag no pixel can equal says nothing."""
-    for asset in assets:
-        tag, dtype = src.nodatavals[asset.bidx - 1], src.dtypes[asset.bidx - 1]
-        if tag is None or not can_hold(dtype, tag) or (asset.nodata is not None and _same_number(dtype, tag, asset.nodata)):
-            continue
-        known = "its items know of none" if asset.nodata is None else f"its items say {asset.nodata:g}"
-        raise AssetReadError(
-            asset.href,
-            item_id,
-            asset.key,
-            f"the file's own nodata tag is {tag:g}, {known}; state the file's nodata in the item's metadata",
-        )
+    tag, dtype = info.nodatas[asset.bidx - 1], info.dtypes[asset.bidx - 1]
+    if tag is None or not can_hold(dtype, tag) or (asset.nodata is not None and _same_number(dtype, tag, asset.nodata)):
+        return None
+    known = "its items know of none" if asset.nodata is None else f"its items say {asset.nodata:g}"
+    return f"the file's own nodata tag is {tag:g}, {known}; state the file's nodata in the item's metadata"
 
 
 def can_hold(dtype: str, value: float) -> bool:
@@ -174,12 +182,12 @@ def _same_number(dtype: str, one: float, other: float) -> bool:
         return np.array_equal(np.array(one, dtype), np.array(other, dtype), equal_nan=True)
 
 
-def _read(src: Any, assets: Sequence[Asset], geobox: GeoBox, resampling: str) -> npt.NDArray[Any]:
+def _read(src: Any, info: RasterInfo, assets: Sequence[Asset], geobox: GeoBox, resampling: str) -> npt.NDArray[Any]:
     bands = [a.bidx for a in assets]
-    fill = assets[0].nodata if assets[0].nodata is not None else src.nodata
-    origin = aligned_origin(_info(src).geobox, geobox)
+    fill = assets[0].nodata if assets[0].nodata is not None else info.nodata
+    origin = aligned_origin(info.geobox, geobox)
     if origin is None:
-        return _warp(src, bands, geobox, resampling, fill)
+        return _warp(src, info, bands, geobox, resampling, fill)
     return _window(src, bands, geobox, origin, fill)
 
 
@@ -199,7 +207,7 @@ def _window(src: Any, bands: list[int], geobox: GeoBox, origin: tuple[int, int],
     return whole
 
 
-def _warp(src: Any, bands: list[int], geobox: GeoBox, resampling: str, fill: float | None) -> npt.NDArray[Any]:
+def _warp(src: Any, info: RasterInfo, bands: list[int], geobox: GeoBox, resampling: str, fill: float | None) -> npt.NDArray[Any]:
     from rasterio.enums import Resampling
     from rasterio.vrt import WarpedVRT
 
@@ -219,7 +227,7 @@ def _warp(src: Any, bands: list[int], geobox: GeoBox, resampling: str, fill: flo
         tolerance=_EXACT_PX,
         warp_mem_limit=64,
         UNIFIED_SRC_NODATA="NO",
-        **_warp_scale(_info(src).geobox, geobox),
+        **_warp_scale(info.geobox, geobox),
     ) as vrt:
         pixels: npt.NDArray[Any] = vrt.read(bands)
         return pixels

@@ -44,7 +44,7 @@ def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variabl
     from numcodecs import blosc
 
     fill = variable.fill
-    if _all_fill(values, fill):
+    if is_all_fill(values, fill):
         return None
     if values.shape != chunk_shape:
         padded = np.full(chunk_shape, fill, variable.dtype)
@@ -56,11 +56,11 @@ def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variabl
     return body
 
 
-def _all_fill(values: npt.NDArray[Any], fill: float) -> bool:
+def is_all_fill(values: npt.NDArray[Any], fill: float) -> bool:
     """Whether an absent chunk would read the same, bit for bit: minus zero is not zero."""
     if fill != fill:
         return bool(np.isnan(values).all())
-    if np.any(values != fill):
+    if values.flat[0] != fill or np.any(values != fill):
         return False
     return values.dtype.kind != "f" or fill != 0 or not np.signbit(values).any()
 

@@ -410,7 +410,7 @@ class SyntheticReader:
         scene, bands = self._find(href, "", "header")
         dtypes = tuple(str(scene.file_pixels(b).dtype) for b in bands)
         nodata = None if scene.nodata is None else float(scene.nodata)
-        return RasterInfo(scene.grid_of(bands[0]), dtypes, nodata, (scene.block, scene.block))
+        return RasterInfo(scene.grid_of(bands[0]), dtypes, (nodata,) * len(dtypes), (scene.block, scene.block))
 
 
 def _nearest(pixels: npt.NDArray[Any], grid: GeoBox, geobox: GeoBox, fill: int) -> npt.NDArray[Any]:
