@@ -1,4 +1,5 @@
-"""Our shard writer against zarr-python: the same objects, byte for byte; and zarr-python and tensorstore read ours back equal."""
+"""Our shard writer against zarr-python: the same objects, byte for byte; and zarr-python, zarrs and tensorstore read both back
+equal."""
 
 from __future__ import annotations
 
@@ -152,21 +153,33 @@ def test_the_memory_bound_does_not_change_a_byte(case: Case, tmp_path: Path) -> 
     assert tree(write_ours(case, tmp_path / "a")) == tree(write_ours(case, tmp_path / "b", max_bytes=1))
 
 
-def test_zarr_python_reads_our_shards_back(case: Case, tmp_path: Path) -> None:
-    group: Any = zarr.open_group(write_ours(case, tmp_path / "store"), mode="r", zarr_format=3)
-    for name, values in arrays_of(case).items():
-        np.testing.assert_array_equal(group[name][...], values, strict=True)
+def read_with_zarr(folder: Path, name: str) -> Any:
+    group: Any = zarr.open_group(folder, mode="r", zarr_format=3)
+    return group[name][...]
 
 
-def test_tensorstore_reads_our_shards_back(case: Case, tmp_path: Path) -> None:
+def read_with_zarrs(folder: Path, name: str) -> Any:
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        array: Any = zarr.open_group(folder, mode="r", zarr_format=3)[name]
+        assert type(array._async_array.codec_pipeline).__module__.startswith("zarrs")
+        return array[...]
+
+
+def read_with_tensorstore(folder: Path, name: str) -> Any:
     import tensorstore
 
-    folder = write_ours(case, tmp_path / "store")
-    for name, values in arrays_of(case).items():
-        stored = tensorstore.open(
-            {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/{name}/"}}, open=True, read=True
-        ).result()
-        np.testing.assert_array_equal(stored.read().result(), values, strict=True)
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{folder}/{name}/"}}
+    return tensorstore.open(spec, open=True, read=True).result().read().result()
+
+
+READERS = {"zarr-python": read_with_zarr, "zarrs": read_with_zarrs, "tensorstore": read_with_tensorstore}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_others_read_our_shards_and_zarr_pythons_the_same(case: Case, tmp_path: Path, reader: str) -> None:
+    for folder in (write_ours(case, tmp_path / "store"), write_with_zarr(case, tmp_path / "twin")):
+        for name, values in arrays_of(case).items():
+            np.testing.assert_array_equal(READERS[reader](folder, name), values, strict=True)
 
 
 @pytest.mark.parametrize("shape", [(1,), (7,), (2, 2, 2), (3, 1, 5, 2), (4, 1, 4, 4), (1, 1, 6, 9), (16, 1, 3, 3)], ids=str)
