@@ -1,0 +1,52 @@
+"""The benchmarks run: on little data, without a look at the times, up to their own comparison of results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SMALL: dict[str, dict[str, Any]] = {
+    "convert": {"DATES": 2, "EDGE_PX": 512, "BLOCK_PX": 256, "SHAPE": (2, 4, 512, 512), "REPEATS": 1},
+}
+KEYS = {"bench", "unit", "ours", "floor", "peers", "to_floor", "to_best_peer", "goal", "met"}
+
+
+@pytest.fixture
+def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A benchmark's module with less to do."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module(request.param)
+    for name, value in SMALL[request.param].items():
+        assert hasattr(module, name)
+        monkeypatch.setattr(module, name, value)
+    yield module
+    sys.modules.pop(request.param)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers
+@pytest.mark.parametrize("benchmark", SMALL, indirect=True)
+def test_a_benchmark_compares_results_and_prints_its_rows(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows
+    for row in rows:
+        assert row.keys() >= KEYS
+        assert row["ours"] > 0
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("benchmark", ["convert"], indirect=True)
+def test_other_pixels_end_a_benchmark(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = benchmark.write_xarray
+    monkeypatch.setattr(benchmark, "write_xarray", lambda store, loaded, codec: written(store, loaded + 1, codec))
+    with pytest.raises(SystemExit, match="odc-stac wrote other pixels"):
+        benchmark.main()
