@@ -15,7 +15,7 @@ from typing import Any, Literal
 from eocube.errors import GridError, LateDateError, SettingsError, StalePlanError
 from eocube.io.blobs import Blobs
 from eocube.io.cubes import CUBES, cube_path, root_attrs
-from eocube.io.markers import delete_markers, list_markers
+from eocube.io.markers import MarkerName, delete_markers, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, Template
 from eocube.model.hooks import kill_hook
 from eocube.model.recipe import RECIPE_ATTR
@@ -35,7 +35,13 @@ class CubeMeta:
     @property
     def root(self) -> bytes:
         """The planned root."""
-        return self.template[ROOT]
+        return self.template.root
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the planned root."""
+        attrs: dict[str, Any] = self.template.root_json["attributes"]
+        return attrs
 
     @property
     def folder(self) -> str:
@@ -43,11 +49,11 @@ class CubeMeta:
         return cube_path(self.cube, self.product)
 
 
-def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
+def claim(blobs: Blobs, meta: CubeMeta) -> tuple[ClaimKind, list[MarkerName]]:
     """Make the cube's metadata, or find out that it is there (``same``) or that the plan's goes further (``grow``).
 
     ``grow`` is more dates, or the same dates with other labels: more items of a day that is there, another cloud cover. Whether
-    a plan with other labels knows less than the store is told by the regions' sources.
+    a plan with other labels knows less than the store is told by the regions' sources. The second value are the cube's markers.
 
     Raises SettingsError, GridError, LateDateError or StalePlanError where the plan does not fit what is there; nothing is
     written then.
@@ -60,17 +66,18 @@ def claim(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
         if blobs.put_new(root_key, meta.root):
             delete_markers(blobs, meta.cube, meta.product, left)
             put_template(blobs, meta)
-            return "new"
+            return "new", []
         stored = blobs.get(root_key) or b""
     kind = compare(stored, meta, where=f"{blobs.url}/{meta.folder}")
-    if kind == "same" and not any(blobs.list(f"markers/{meta.cube}/{meta.product}")):
+    names = list_markers(blobs, meta.cube, meta.product)
+    if kind == "same" and not names:
         put_template(blobs, meta)  # a run may have died inside the template; equal bytes do no harm
-    return kind
+    return kind, names
 
 
 def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     """How a stored root relates to the planned one."""
-    old, new = root_attrs(stored, where), root_attrs(meta.root, where)
+    old, new = root_attrs(stored, where), meta.attrs
     name = f"{meta.cube}/{meta.product}"
     have, want = old[EOCUBE_ATTR]["time_ms"], new[EOCUBE_ATTR]["time_ms"]
     if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
@@ -85,7 +92,8 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
         )
     if want[: len(have)] != have:
         raise LateDateError(name, _iso(min(set(want) - set(have))), _iso(have[-1]))
-    return "same" if stored == meta.root else "grow"
+    # Parsed, not as bytes: making those costs more than all the rest of passing a finished cube by.
+    return "same" if json.loads(stored) == meta.template.root_json else "grow"
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[object, object]]:

@@ -13,7 +13,7 @@ import json
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -23,11 +23,11 @@ from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
-from eocube.io.cubes import CubeSource, root_attrs
-from eocube.io.index import compact, put_part
+from eocube.io.cubes import CubeSource
+from eocube.io.index import PARTS, compact, part_path, part_stem, put_part
 from eocube.io.markers import MarkerName, get_marker, is_finished
 from eocube.io.sources import put_sources
-from eocube.io.tally import finished_row, markers_by_region, newest_marker
+from eocube.io.tally import Tally, by_region, finished_row, markers_by_region, newest_marker, row_evidence, settled_key
 from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
@@ -94,7 +94,12 @@ class _CubeState:
     plan: CubePlan
     kind: ClaimKind
     have: dict[Region, list[MarkerName]]
-    counts: dict[Region, RegionDone] = field(default_factory=dict)
+    done: dict[Region, str] = field(default_factory=dict)
+    """Keys of the regions that this run wrote: some 300 bytes each, the one thing that grows with a cube."""
+
+    tally: Tally = field(default_factory=Tally)
+    """Sums over them."""
+
     pending: int = 0
     exhausted: bool = False
     """Whether its last task is drawn."""
@@ -103,6 +108,12 @@ class _CubeState:
     """Whether regions that are not finished were passed over (``retry``): the cube is then not finished either."""
 
     shared: Any = None
+
+    def note(self, done: RegionDone) -> None:
+        """Take in what a task reports."""
+        self.pending -= 1
+        self.done[done.region] = done.marker.key
+        self.tally.add(done)
 
 
 def drive(
@@ -141,21 +152,22 @@ def drive(
     started = time.perf_counter()
     report = _new_report(blobs.url)
     states: dict[tuple[str, str], _CubeState] = {}
-    stream = _stream(blobs, plans, executor, states, report, _Draw(limit=limit, retry=retry, resource=resource, group=group))
+    parts = _list_parts(blobs)
+    draw = _Draw(limit=limit, retry=retry, resource=resource, group=group)
+    stream = _stream(blobs, plans, executor, _Run(states=states, parts=parts, report=report), draw)
     try:
         for done in (d for batch in executor.run(run, stream, resource=resource) for d in batch):
             state = states[done.cube, done.product]
-            state.pending -= 1
-            state.counts[done.region] = done
+            state.note(done)
             _note(report, done)
             if on_done is not None:
                 on_done(done)
             if state.exhausted and not state.pending:
-                _finish(blobs, states.pop((done.cube, done.product)), report)
+                _finish(blobs, states.pop((done.cube, done.product)), parts, report)
         for state in list(states.values()):
             if state.exhausted and not state.pending:
-                _finish(blobs, state, report)
-        compact(blobs)
+                _finish(blobs, state, parts, report)
+        compact(blobs, trust_index=True)
     except BaseException as e:
         report.error = f"{type(e).__name__}: {e}"
         report.seconds = time.perf_counter() - started
@@ -165,6 +177,19 @@ def drive(
     report.seconds = time.perf_counter() - started
     _put_report(blobs, report)
     return report
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What a run knows."""
+
+    states: dict[tuple[str, str], _CubeState]
+    """Cubes under way."""
+
+    parts: dict[str, list[str]]
+    """Parts of the index as the run began, by the cube they are of."""
+
+    report: RunReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +206,11 @@ def _stream(
     blobs: Blobs,
     plans: Iterable[CubePlan],
     executor: Executor,
-    states: dict[tuple[str, str], _CubeState],
-    report: RunReport,
+    known: _Run,
     draw: _Draw,
 ) -> Iterator[tuple[Any, tuple[RegionTask, ...]]]:
     """(shared job, regions) for each task, cube by cube; says of a cube when its last task is drawn."""
-    n, waiting = 0, iter(plans)
+    n, waiting, states, report = 0, iter(plans), known.states, known.report
     for plan in waiting:
         state = _start(blobs, plan)
         states[plan.job.cube, plan.job.product] = state
@@ -204,15 +228,22 @@ def _stream(
             return
         state.exhausted = True
         if not state.pending:
-            _finish(blobs, states.pop((plan.job.cube, plan.job.product)), report)
+            _finish(blobs, states.pop((plan.job.cube, plan.job.product)), known.parts, report)
+
+
+def _list_parts(blobs: Blobs) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for key, _ in blobs.list(PARTS):
+        out.setdefault(part_stem(key), []).append(key)
+    return out
 
 
 def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
     for source in plan.job.binding.sources.values():
         if isinstance(source, CubeSource):
             source.require_finished()
-    kind = claim(blobs, plan.meta)
-    return _CubeState(plan=plan, kind=kind, have=markers_by_region(blobs, plan.job.cube, plan.job.product))
+    kind, names = claim(blobs, plan.meta)
+    return _CubeState(plan=plan, kind=kind, have=by_region(names))
 
 
 def _put_binding(blobs: Blobs, job: CubeJob) -> None:
@@ -258,29 +289,41 @@ def _identity(row: list[Any]) -> str:
     return canonical_json(row[0])
 
 
-def _finish(blobs: Blobs, state: _CubeState, report: RunReport) -> None:
+def _finish(blobs: Blobs, state: _CubeState, parts: Mapping[str, list[str]], report: RunReport) -> None:
     """Publish an append and leave the index part, if every region of the cube is written."""
     if state.left_out:
         return
     job, meta = state.plan.job, state.plan.meta
+    evidence = _evidence(state)
+    if evidence is not None and not state.done and state.kind != "grow":
+        name = part_path(job.cube, job.product, evidence)
+        if parts.get(part_stem(name)) == [name]:  # whole, and said so: no marker is read
+            report.cubes.append(f"{job.cube}/{job.product}")
+            return
     _refuse_unseen(blobs, state)
-    attrs = root_attrs(meta.root, f"{blobs.url}/{meta.folder}")
-    regions = (state.counts.get(r) or newest_marker(blobs, attrs, state.have.get(r, [])) for r in job.spec.regions())
-    row = finished_row(attrs, regions, site=state.plan.site)
+    others = (newest_marker(blobs, meta.attrs, state.have.get(r, [])) for r in job.spec.regions() if r not in state.done)
+    row = finished_row(meta.attrs, others, site=state.plan.site, so_far=state.tally)
     if row is None:
         return
     if state.kind == "grow":
         _refuse_overtaken(blobs, state)
         publish(blobs, meta)
-    put_part(blobs, row)
+    put_part(blobs, row, evidence=evidence)
     if not row["unfinished_regions"]:
         report.cubes.append(f"{job.cube}/{job.product}")
+
+
+def _evidence(state: _CubeState) -> str | None:
+    """See :func:`eocube.io.tally.row_evidence`; None too where this run could not read a file."""
+    regions = state.plan.job.spec.regions()
+    keys = (state.done.get(r) or settled_key(state.have.get(r, [])) for r in regions)
+    return None if state.tally.unfinished else row_evidence(state.plan.meta.attrs, keys, site=state.plan.site)
 
 
 def _refuse_unseen(blobs: Blobs, state: _CubeState) -> None:
     """What the workers say they wrote must be there for this process too."""
     job = state.plan.job
-    unseen = state.counts.keys() - markers_by_region(blobs, job.cube, job.product).keys() if state.counts else ()
+    unseen = state.done.keys() - markers_by_region(blobs, job.cube, job.product).keys() if state.done else ()
     if unseen:
         raise StoreWriteError(
             f"{len(unseen)} regions of {job.cube}/{job.product} were written by workers that do not see the same {blobs.url} as "
@@ -292,8 +335,7 @@ def _refuse_overtaken(blobs: Blobs, state: _CubeState) -> None:
     """Another run has meanwhile finished regions from sources that this one lacks: its axes must not be taken back."""
     job = state.plan.job
     for region, names in markers_by_region(blobs, job.cube, job.product).items():
-        done = state.counts.get(region)
-        known = {m.key for m in state.have.get(region, [])} | ({done.marker.key} if done else set())
+        known = {m.key for m in state.have.get(region, [])} | {state.done.get(region)}
         if not known.issuperset(m.key for m in names):
             raise StalePlanError(
                 f"Region {region} of {job.cube}/{job.product} in {job.store_url} was meanwhile finished by a newer plan. This "

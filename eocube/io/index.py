@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from odc.geo.geobox import GeoBox
 
@@ -23,6 +25,13 @@ from eocube.model.hooks import kill_hook
 
 INDEX = "index.parquet"
 PARTS = "index"
+PART = "part"
+"""Column of ``index.parquet`` beside those of ``SCHEMA``: the part that a row came from, so that a run reads new parts only."""
+
+ROW = 1
+"""Raised when a row says other things of an unchanged cube: parts are then made anew."""
+
+_READS_AT_ONCE = 16
 
 _BBOX = pa.struct([(k, pa.float64()) for k in ("xmin", "ymin", "xmax", "ymax")])
 SCHEMA = pa.schema(
@@ -118,26 +127,36 @@ def gsd_m(geobox: GeoBox) -> tuple[float, float]:
     return abs(geod.inv(lon, lat, lon, lat + a.e)[2]), abs(geod.inv(lon, lat, lon + a.a, lat)[2])
 
 
-def put_part(blobs: Blobs, row: dict[str, Any]) -> None:
+def put_part(blobs: Blobs, row: dict[str, Any], *, evidence: str | None = None, anew: bool = False) -> None:
     """Leave a cube's row as an immutable part; parts of the same cube that know no more go after it.
 
-    Where another run has meanwhile left one that knows more, this one goes instead.
+    Where another run has meanwhile left one that knows more, this one goes instead. ``evidence`` is a digest of all that the row
+    follows from, so that a later run can tell by its name that the part is there; without it the row names itself. ``anew`` puts
+    the part also where it is there: somebody may have changed what it says, or a marker that it says it follows from.
     """
-    stem = f"{PARTS}/{row['cube']}/{row['product']}"
-    name = f"{stem}.{digest({k: v for k, v in row.items() if k != 'geometry'})[:16]}.parquet"
-    there = _parts_of(blobs, row["cube"], stem)
-    if name not in there:  # a finished cube that a run passes by costs a listing
+    name = part_path(row["cube"], row["product"], evidence or digest({k: v for k, v in row.items() if k != "geometry"}))
+    there = _parts_of(blobs, row["cube"], part_stem(name))
+    if anew or name not in there:  # a finished cube that a run passes by costs a listing
         blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
-        there = _parts_of(blobs, row["cube"], stem)  # after the put: of two runs at once, one sees the other's
+        there = _parts_of(blobs, row["cube"], part_stem(name))  # after the put: of two runs at once, one sees the other's
     for key in there:
         if key != name:
-            newer = any(_rank(other) > _rank(row) for other in _read_parts(blobs, [key]))
+            newer = any(_rank(other) > _rank(row) for table in _read_parts(blobs, [key]).values() for other in table.to_pylist())
             blobs.delete(name if newer else key)
 
 
+def part_path(cube: str, product: str, named: str) -> str:
+    """Key of a part, named by the first 16 digits of a digest."""
+    return f"{PARTS}/{cube}/{product}.{named[:16]}.parquet"
+
+
+def part_stem(key: str) -> str:
+    """What the parts of one cube's product have in common: a product's name may have dots itself, a digest has none."""
+    return key.rsplit(".", 2)[0]
+
+
 def _parts_of(blobs: Blobs, cube: str, stem: str) -> list[str]:
-    """Parts of one cube's product, whose name may have dots itself: the stem is what stands before the last two."""
-    return [key for key, _ in blobs.list(f"{PARTS}/{cube}") if key.rsplit(".", 2)[0] == stem]
+    return [key for key, _ in blobs.list(f"{PARTS}/{cube}") if part_stem(key) == stem]
 
 
 def _rank(row: dict[str, Any]) -> tuple[int, int]:
@@ -145,41 +164,62 @@ def _rank(row: dict[str, Any]) -> tuple[int, int]:
     return row["n_dates"], -row["unfinished_regions"]
 
 
-def compact(blobs: Blobs) -> pa.Table:
-    """Join all parts into ``index.parquet``, sorted by site and product; repeated until no part came or went meanwhile."""
+def compact(blobs: Blobs, *, trust_index: bool = False) -> pa.Table:
+    """Join all parts into ``index.parquet``, sorted by site and product; repeated until no part came or went meanwhile.
+
+    ``trust_index``: take rows of parts that the index was made of from there. A part never changes, so they are the same, unless
+    the index was damaged; pages of it that do not fit their checksum are not taken.
+    """
+    read = _rows_of_index(blobs) if trust_index else {}
     before: list[str] | None = None
     table = SCHEMA.empty_table()
     while (names := sorted(key for key, _ in blobs.list(PARTS))) != before:
-        table = join_rows(_read_parts(blobs, names))
+        read = {n: read[n] for n in names if n in read}
+        read |= _read_parts(blobs, [n for n in names if n not in read])
+        table, made_of = join_parts(read)
         kill_hook("index")
-        blobs.put(INDEX, _parquet(table))
+        blobs.put(INDEX, _parquet(table.append_column(PART, pa.array(made_of, pa.string()))))
         before = names
     return table
 
 
-def _read_parts(blobs: Blobs, names: Iterable[str]) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        body = blobs.get(name)
-        if body is not None:  # else replaced by a newer part since the listing
-            rows += pq.read_table(io.BytesIO(body)).to_pylist()
-    return rows
+def _rows_of_index(blobs: Blobs) -> dict[str, pa.Table]:
+    """Part → its row, of the parts that the index says it was made of; nothing where it cannot be read or is of another form."""
+    body = blobs.get(INDEX)
+    try:
+        table = pq.read_table(io.BytesIO(body or b""), page_checksum_verification=True)
+        names = table.column(PART).to_pylist()
+        rows = table.select(SCHEMA.names)
+        rows.cast(SCHEMA)
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        return {}
+    return {name: rows.slice(i, 1) for i, name in enumerate(names)}
 
 
-def join_rows(rows: Iterable[dict[str, Any]]) -> pa.Table:
-    """One row a site × product (the one with most dates, then fewest unfinished regions), sorted."""
-    best: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in rows:
-        key = row["site"], row["product"]
-        if key not in best or _rank(row) > _rank(best[key]):
-            best[key] = row
-    return pa.Table.from_pylist([best[k] for k in sorted(best)], schema=SCHEMA)
+def _read_parts(blobs: Blobs, names: Sequence[str]) -> dict[str, pa.Table]:
+    """Part → its row; a part that was replaced since the listing is left out."""
+    with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
+        bodies = zip(names, pool.map(blobs.get, names), strict=True)
+        return {name: pq.read_table(io.BytesIO(body)) for name, body in bodies if body is not None}
+
+
+def join_parts(parts: Mapping[str, pa.Table]) -> tuple[pa.Table, list[str]]:
+    """One row a site × product (the one with most dates, then fewest unfinished regions), sorted; and the part of each."""
+    if not parts:
+        return SCHEMA.empty_table(), []
+    rows = pa.concat_tables(t.replace_schema_metadata(None) for t in parts.values()).cast(SCHEMA).combine_chunks()
+    names = [name for name, table in parts.items() for _ in range(len(table))]
+    order = [("site", "ascending"), ("product", "ascending"), ("n_dates", "descending"), ("unfinished_regions", "ascending")]
+    at = pc.sort_indices(rows, sort_keys=order).to_pylist()  # stable: of equals the first counts
+    places = list(zip(rows["site"].to_pylist(), rows["product"].to_pylist(), strict=True))
+    kept = [i for n, i in enumerate(at) if not n or places[i] != places[at[n - 1]]]
+    return rows.take(kept), [names[i] for i in kept]
 
 
 def read_index(blobs: Blobs) -> pa.Table:
     """The compacted index as an Arrow table (empty where nothing is finished yet); geometry stays WKB."""
     body = blobs.get(INDEX)
-    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body))
+    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body), columns=SCHEMA.names)
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -195,5 +235,5 @@ def _parquet(table: pa.Table) -> bytes:
         },
     }
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), sink, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()

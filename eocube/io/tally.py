@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from eocube.io.blobs import Blobs
 from eocube.io.cubes import spec_from_attrs
-from eocube.io.index import index_row
+from eocube.io.index import ROW, index_row
 from eocube.io.markers import Marker, MarkerName, get_marker, list_markers
 from eocube.io.template import EOCUBE_ATTR, frame_from_attrs
+from eocube.model.hashing import digest
 from eocube.model.spec import CubeSpec, Region, region_key
 
 
@@ -61,12 +62,14 @@ def cube_row(attrs: Mapping[str, Any], tally: Tally, *, site: str) -> dict[str, 
     )
 
 
-def finished_row(attrs: Mapping[str, Any], regions: Iterable[Counted | None], *, site: str) -> dict[str, Any] | None:
+def finished_row(
+    attrs: Mapping[str, Any], regions: Iterable[Counted | None], *, site: str, so_far: Tally | None = None
+) -> dict[str, Any] | None:
     """As :func:`cube_row` over what is known of each region; None where one is unwritten.
 
-    ``regions`` is drawn to its end or to the first None.
+    ``regions`` is drawn to its end or to the first None; ``so_far`` holds the sums over those that are not among them.
     """
-    tally = Tally()
+    tally = Tally() if so_far is None else replace(so_far)
     for region in regions:
         if region is None:
             return None
@@ -74,12 +77,32 @@ def finished_row(attrs: Mapping[str, Any], regions: Iterable[Counted | None], *,
     return cube_row(attrs, tally, site=site)
 
 
+def row_evidence(attrs: Mapping[str, Any], keys: Iterable[str | None], *, site: str) -> str | None:
+    """A name for all that a cube's row follows from: its metadata and the keys of its regions, in order, of each the whole one.
+
+    None where a key is None: a region is unwritten, or its key does not say what was counted in it, because files of it failed or
+    two runs were there.
+    """
+    listed = list(keys)
+    return None if None in listed else digest([ROW, site, attrs, listed])
+
+
+def settled_key(names: Sequence[MarkerName]) -> str | None:
+    """The key of a region with these markers; None but for one whole marker."""
+    return names[0].key if len(names) == 1 and not names[0].partial else None
+
+
 def markers_by_region(blobs: Blobs, cube: str, product: str) -> dict[Region, list[MarkerName]]:
     """Every marker of a cube, from one listing."""
-    names: dict[Region, list[MarkerName]] = {}
-    for name in list_markers(blobs, cube, product):
-        names.setdefault(name.region, []).append(name)
-    return names
+    return by_region(list_markers(blobs, cube, product))
+
+
+def by_region(names: Iterable[MarkerName]) -> dict[Region, list[MarkerName]]:
+    """Markers by their region."""
+    out: dict[Region, list[MarkerName]] = {}
+    for name in names:
+        out.setdefault(name.region, []).append(name)
+    return out
 
 
 def newest_marker(

@@ -31,13 +31,18 @@ EOCUBE_ATTR = "eocube"
 
 
 class Template(Mapping[str, bytes]):
-    """Every object of a cube but its shards: key below the cube → bytes. The root is made at once, the rest when asked for.
+    """Every object of a cube but its shards: key below the cube → bytes, made when asked for.
 
-    A run that finds the cube finished needs the root only, and coordinates are the dear part.
+    A run that finds the cube finished needs to know what its root says, and no bytes at all.
     """
 
-    def __init__(self, root: bytes, arrays: Mapping[str, _Array]):
-        self.root, self._arrays = root, arrays
+    def __init__(self, root_json: dict[str, Any], arrays: Mapping[str, _Array]):
+        self.root_json, self._arrays = root_json, arrays
+
+    @cached_property
+    def root(self) -> bytes:
+        """The group's ``zarr.json``."""
+        return json.dumps(self.root_json, indent=1, allow_nan=False).encode()
 
     @cached_property
     def _objects(self) -> dict[str, bytes]:
@@ -80,7 +85,7 @@ def cube_template(spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: 
     )
     arrays |= {name: _axis(values, dims, attrs) for name, values, dims, attrs in _axes(frame)}
     root = _root(arrays, spec, cube=cube, product=product, recipe=recipe, sid=sid, licence=licence)
-    return Template(json.dumps(root, indent=1, allow_nan=False).encode(), arrays)
+    return Template(root, arrays)
 
 
 def _root(

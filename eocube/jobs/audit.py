@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,18 +15,19 @@ from eocube.exec.executors import Executor, executing
 from eocube.io.blobs import STAGING, Blobs, open_blobs
 from eocube.io.index import PARTS, compact, put_part
 from eocube.io.markers import MarkerName, marker_folder
-from eocube.io.tally import Tally, cube_row, finished_row, markers_by_region, newest_marker
+from eocube.io.tally import Tally, cube_row, finished_row, markers_by_region, newest_marker, row_evidence, settled_key
 from eocube.io.verify import (
     Depth,
     Finding,
     Problem,
     RegionCheck,
     StoredCube,
+    Survey,
     can_list,
     check_region,
     find_cubes,
-    find_marked,
     region_objects,
+    survey,
 )
 from eocube.io.verify_index import IndexCheck, cube_of_part
 from eocube.io.verify_metadata import check_groups, check_metadata, check_names, open_stored
@@ -127,7 +128,7 @@ def audit(
     blobs = _open(store, options)
     walk = _Walk(blobs, options, "pixels" if deep else "sizes" if quick else "digests")
     walk.note(check_groups(blobs, walk.cubes))
-    walk.note(_lost_markers(blobs, walk.cubes))
+    walk.note(_lost_markers(walk.survey))
     with executing(executor) as running:
         for done in running.run(_check, walk.tasks(running)):
             walk.take(done)
@@ -161,9 +162,11 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
             raise DamagedStoreError(
                 f"{stored.key} in {blobs.url}: {stored.detail}. `eocube audit` lists everything of this kind."
             )
-        row = _row_of(blobs, stored)
+        names = markers_by_region(blobs, cube, product)
+        row = _row_of(blobs, stored, names)
         if row is not None:
-            put_part(blobs, row)
+            keys = (settled_key(names.get(r, [])) for r in stored.spec.regions())
+            put_part(blobs, row, evidence=row_evidence(stored.attrs, keys, site=cube), anew=True)
             kept.add((cube, product))
     for key in old:
         if cube_of_part(key) not in kept:
@@ -180,17 +183,19 @@ def _open(store: str, options: Mapping[str, Any]) -> Blobs:
     return blobs
 
 
-def _row_of(blobs: Blobs, stored: StoredCube) -> dict[str, Any] | None:
-    """The index row of a stored cube; None where a region is unwritten."""
-    names = markers_by_region(blobs, stored.cube, stored.product)
+def _row_of(blobs: Blobs, stored: StoredCube, names: Mapping[Region, list[MarkerName]]) -> dict[str, Any] | None:
+    """The index row of a stored cube with these markers; None where a region is unwritten."""
     regions = (newest_marker(blobs, stored.attrs, names.get(r, []), spec=stored.spec) for r in stored.spec.regions())
     return finished_row(stored.attrs, regions, site=stored.cube)
 
 
-def _lost_markers(blobs: Blobs, cubes: Collection[tuple[str, str]]) -> Iterator[Finding]:
-    for cube, product in sorted(find_marked(blobs) - set(cubes)):
+def _lost_markers(found: Survey) -> Iterator[Finding]:
+    """Markers without a cube, and what is neither a marker nor of any cube."""
+    for cube, product in sorted(found.marked - set(found.cubes)):
         where = marker_folder(cube, product)
         yield Finding("marker", where, "markers of a cube that is not there; delete them, or a later run takes them for pixels")
+    for key in found.strays:
+        yield Finding("unknown_object", key, "it is no marker and belongs to no cube; it can be deleted")
 
 
 # ------------------------------------------------------------------------------------------------ the walk over a store
@@ -248,7 +253,8 @@ class _Walk:
 
     def __init__(self, blobs: Blobs, options: dict[str, Any], depth: Depth):
         self._blobs, self._options, self._depth = blobs, options, depth
-        self.cubes = find_cubes(blobs)
+        self.survey = survey(blobs)
+        self.cubes = self.survey.cubes
         self.index = IndexCheck(blobs)
         self._states: dict[tuple[str, str], _State] = {}
         self._rows: list[AuditRow] = []

@@ -7,12 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
-from eocube.io.index import INDEX, compact, gsd_m, index_row, join_rows, put_part, read_index
+from eocube.io.index import INDEX, PARTS, SCHEMA, compact, gsd_m, index_row, join_parts, put_part, read_index
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, Variable
 from eocube.testing.stac import make_grid
@@ -80,11 +83,93 @@ def test_products_whose_names_begin_alike_keep_their_parts(blobs: Blobs, other: 
     assert [n[1] for n in names(blobs)] == sorted({"10m", other, "1.5m"})
 
 
-def test_of_two_rows_of_a_cube_the_one_with_most_dates_then_fewest_holes_counts() -> None:
-    rows = [make_row(dates=4, unfinished=2), make_row(dates=4), make_row(dates=3), make_row(dates=4, unfinished=1)]
-    for order in (rows, rows[::-1]):
-        (row,) = join_rows(order).to_pylist()
-        assert (row["n_dates"], row["unfinished_regions"]) == (4, 0)
+def join_plainly(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The plain twin of joining parts: of each site and product the row with most dates, then fewest holes; the first wins."""
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = row["site"], row["product"]
+        rank = row["n_dates"], -row["unfinished_regions"]
+        if key not in best or rank > (best[key]["n_dates"], -best[key]["unfinished_regions"]):
+            best[key] = row
+    return [best[k] for k in sorted(best)]
+
+
+ROWS = st.builds(
+    lambda site, product, dates, unfinished, licence: (
+        make_row(site, product, dates=dates, unfinished=unfinished) | {"license": licence}
+    ),
+    *(st.sampled_from(["a", "A", "ä", "a-1", "\U0001f30d"]), st.sampled_from(["p", "10m"])),
+    *(st.integers(1, 3), st.integers(0, 2), st.sampled_from([None, "CC0-1.0", "MIT"])),
+)
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.lists(ROWS, max_size=8))
+def test_of_rows_of_one_cube_the_one_with_most_dates_then_fewest_holes_counts(rows: list[dict[str, Any]]) -> None:
+    parts = {f"part-{i}": pa.Table.from_pylist([row], schema=SCHEMA) for i, row in enumerate(rows)}
+    table, made_of = join_parts(parts)
+    assert table.schema == SCHEMA
+    assert table.to_pylist() == pa.Table.from_pylist(join_plainly(rows), schema=SCHEMA).to_pylist()
+    assert [parts[name].to_pylist()[0] for name in made_of] == table.to_pylist()
+
+
+class Reading(LocalBlobs):
+    """Notes which objects are read."""
+
+    def __init__(self, folder: str):
+        super().__init__(folder)
+        self.read: list[str] = []
+
+    def get(self, key: str) -> bytes | None:
+        self.read.append(key)
+        return super().get(key)
+
+
+def compacted(tmp_path: Path, *, trust_index: bool) -> tuple[list[str], Any]:
+    """What compaction reads, and the table that it then makes."""
+    blobs = Reading(str(tmp_path))
+    made = compact(blobs, trust_index=trust_index)
+    assert read_index(blobs).equals(made)
+    return [key for key in blobs.read[:-1] if key.startswith(f"{PARTS}/")], made
+
+
+def test_a_run_reads_new_parts_only_and_makes_the_index_of_all(blobs: Blobs, tmp_path: Path) -> None:
+    for i in range(5):
+        put_part(blobs, make_row(f"c{i}"))
+    assert len(compacted(tmp_path, trust_index=True)[0]) == 5, "there was no index"
+    assert compacted(tmp_path, trust_index=True)[0] == []
+    put_part(blobs, make_row("c2", dates=5))
+    put_part(blobs, make_row("c9"))
+    for key, _ in list(blobs.list(f"{PARTS}/c3")):
+        blobs.delete(key)
+    read, made = compacted(tmp_path, trust_index=True)
+    assert sorted(key.split("/")[1] for key in read) == ["c2", "c9"]
+    again, anew = compacted(tmp_path, trust_index=False)
+    assert len(again) == 5
+    assert made.equals(anew)
+    assert made["cube"].to_pylist() == ["c0", "c1", "c2", "c4", "c9"]
+
+
+def test_an_index_that_is_damaged_or_of_another_form_is_made_anew_of_all_parts(blobs: Blobs, tmp_path: Path) -> None:
+    for i in range(3):
+        put_part(blobs, make_row(f"c{i}"))
+    right = compact(blobs)
+    whole = (tmp_path / INDEX).read_bytes()
+    older = pa.BufferOutputStream()
+    pq.write_table(right, older)
+    flipped = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(4, len(whole), 97)]
+    for body in (b"", b"PAR1 but no more", older.getvalue().to_pybytes(), whole[:-9], *flipped):
+        (tmp_path / INDEX).write_bytes(body)
+        assert compact(blobs, trust_index=True).equals(right)
+        assert read_index(blobs).equals(right)
+
+
+def test_a_part_may_be_named_by_what_its_row_follows_from(blobs: Blobs) -> None:
+    put_part(blobs, make_row())
+    put_part(blobs, make_row(), evidence="0123456789abcdef0123")
+    assert [key for key, _ in blobs.list(PARTS)] == ["index/c/p.0123456789abcdef.parquet"]
+    put_part(blobs, make_row(dates=2), evidence="f" * 32)
+    assert [key for key, _ in blobs.list(PARTS)] == ["index/c/p.0123456789abcdef.parquet"], "a part that knows less"
 
 
 def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:

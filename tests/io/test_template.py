@@ -22,7 +22,7 @@ from dask.base import compute
 from odc.geo.geobox import GeoBox
 
 from eocube.io.cubes import spec_from_attrs
-from eocube.io.template import EOCUBE_ATTR, ROOT, cube_template, frame_from_attrs, frame_json
+from eocube.io.template import EOCUBE_ATTR, ROOT, Template, cube_template, frame_from_attrs, frame_json
 from eocube.jobs.open import load_stac, open_cube
 from eocube.jobs.write import write_cube
 from eocube.lazy.cube import lazy_cube
@@ -55,7 +55,7 @@ def make_frame(**changes: Any) -> Frame:
     return frame.with_(**changes)
 
 
-def template(frame: Frame, **changes: Any) -> dict[str, bytes]:
+def template(frame: Frame, **changes: Any) -> Template:
     named = {"cube": "c", "product": "p", "recipe": '{"inputs":{}}', "sid": "s", "licence": {"license": "CC0-1.0"}}
     return cube_template(choose_spec(frame), **{**named, **changes})
 

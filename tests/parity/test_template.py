@@ -133,8 +133,10 @@ def frames(draw: st.DrawFn) -> Frame:
 @given(frame=frames(), layout=st.sampled_from(["map", "patch", "balanced", "series"]))
 def test_objects_are_those_of_zarr_python(frame: Frame, layout: Layout) -> None:
     spec = choose_spec(frame, layout=layout)
-    made = dict(cube_template(spec, cube="c", product="p", recipe="{}", sid="s", licence={}))
+    template = cube_template(spec, cube="c", product="p", recipe="{}", sid="s", licence={})
+    made = dict(template)
     root = json.loads(made.pop(ROOT))
+    assert root == template.root_json, "a stored root is compared parsed"
     assert made == by_zarr(spec, made)
     of_arrays = {k.removesuffix(f"/{ROOT}"): json.loads(v) for k, v in made.items() if k.endswith(f"/{ROOT}")}
     assert root["consolidated_metadata"]["metadata"] == of_arrays
@@ -166,4 +168,4 @@ def test_a_value_that_json_lacks_is_refused() -> None:
         variables=(Variable(name="data", dtype="uint16", banded=True, nodata=0, attrs=(("note", math.nan),)),),
     )
     with pytest.raises(ValueError, match="not JSON compliant"):
-        cube_template(choose_spec(frame), cube="c", product="p", recipe="{}", sid="s", licence={})
+        _ = cube_template(choose_spec(frame), cube="c", product="p", recipe="{}", sid="s", licence={}).root
