@@ -228,8 +228,10 @@ def _show_plan(plans: Iterable[CubePlan], flags: RunFlags) -> None:
     from dataclasses import asdict
 
     from eocube.jobs.plan import Plan
+    from eocube.jobs.rebuild import choose_cubes
 
     plan = Plan(list(plans))
+    plan = plan.remaining(retry=flags.retry, rebuild=choose_cubes(flags.rebuild, plan.cubes))
     summary = (plan if flags.limit is None else plan.head(flags.limit)).summary()
     if flags.as_json:
         print_json({"ok": True, "plan": asdict(summary)})

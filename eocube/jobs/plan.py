@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,7 +11,9 @@ import pyarrow as pa
 
 from eocube.exec.drive import CubePlan
 from eocube.exec.region import CubeJob, piece_chunks
+from eocube.jobs.remaining import Standing, standing
 from eocube.model.recipe import Cost, frame_bytes, trace, window_bytes
+from eocube.model.spec import Region
 from eocube.model.window import Window
 
 SCHEMA = pa.schema(
@@ -46,31 +48,48 @@ class PlanSummary:
     peak_bytes: int
     """Most memory that one task holds."""
 
+    finished: int = 0
+    """Regions that earlier runs finished; they are no tasks."""
+
     def __str__(self) -> str:
         return (
             f"{self.tasks} tasks, {self.requests} requests, {_mb(self.bytes_fetched)} fetched for "
             f"{_mb(self.bytes_used)} used (raw), "
             f"{_mb(self.bytes_out)} written (raw), at most {_mb(self.peak_bytes)} a task"
+            + (f"; {self.finished} regions are finished" if self.finished else "")
         )
 
 
 class Plan:
     """A stream of task rows with a known count."""
 
-    def __init__(self, cubes: Sequence[CubePlan], *, first: int | None = None):
-        self.cubes, self._first = list(cubes), first
+    def __init__(self, cubes: Sequence[CubePlan], *, first: int | None = None, left: _Left | None = None):
+        self.cubes, self._first, self._left = list(cubes), first, left
 
     def __len__(self) -> int:
-        n = sum(c.n_regions for c in self.cubes)
+        n = sum(c.n_regions for c in self.cubes) if self._left is None else self._left.count(self.cubes)
         return n if self._first is None else min(n, self._first)
 
     def head(self, n: int) -> Plan:
         """The first ``n`` tasks as a plan of its own."""
-        return Plan(self.cubes, first=n if self._first is None else min(n, self._first))
+        return Plan(self.cubes, first=n if self._first is None else min(n, self._first), left=self._left)
+
+    def remaining(self, *, retry: bool = False, rebuild: Collection[tuple[str, str]] = ()) -> Plan:
+        """The tasks that a run would do now: none of regions that earlier runs finished. A listing of markers for each cube.
+
+        ``retry``: only regions in which a file could not be read. ``rebuild``: (cube, product) of cubes that are made anew.
+        """
+        anew = Standing()
+        at = [anew if (c.job.cube, c.job.product) in rebuild else standing(c) for c in self.cubes]
+        return Plan(self.cubes, first=self._first, left=_Left(at=at, retry=retry))
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row a task, made as it is drawn."""
-        return islice((row for c in self.cubes for row in _rows(c)), self._first)
+        return islice((_row(c, region) for i, c in enumerate(self.cubes) for region in self._regions(i)), self._first)
+
+    def _regions(self, i: int) -> Iterator[Region]:
+        regions = self.cubes[i].job.spec.regions()
+        return regions if self._left is None else (r for r in regions if self._left.has(i, r))
 
     def table(self) -> pa.Table:
         """All rows as an Arrow table."""
@@ -85,7 +104,8 @@ class Plan:
             peak = max(peak, row["peak_bytes"])
             for k in totals:
                 totals[k] += row[k]
-        return PlanSummary(tasks=tasks, peak_bytes=peak, **totals)
+        finished = 0 if self._left is None else sum(len(s.finished) for s in self._left.at)
+        return PlanSummary(tasks=tasks, peak_bytes=peak, finished=finished, **totals)
 
     def __str__(self) -> str:
         return f"Plan: {self.summary()}"
@@ -93,20 +113,35 @@ class Plan:
     __repr__ = __str__
 
 
-def _rows(plan: CubePlan) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class _Left:
+    """Which regions of each cube of a plan are still to be done."""
+
+    at: Sequence[Standing]
+    retry: bool
+
+    def has(self, i: int, region: Region) -> bool:
+        return region in self.at[i].partial if self.retry else region not in self.at[i].finished
+
+    def count(self, cubes: Sequence[CubePlan]) -> int:
+        if self.retry:
+            return sum(len(s.partial) for s in self.at)
+        return sum(c.n_regions - len(s.finished) for c, s in zip(cubes, self.at, strict=True))
+
+
+def _row(plan: CubePlan, region: Region) -> dict[str, Any]:
     job = plan.job
-    for region in job.spec.regions():
-        pieces = list(job.spec.pieces(region, piece_chunks(job, region)))
-        cost = sum((_cost(job, p.window) for p in pieces), Cost(0, 0, 0))
-        written = frame_bytes(job.spec.frame, job.spec.window(region))
-        yield {
-            "cube": job.cube,
-            "product": job.product,
-            "region": str(region),
-            **cost._asdict(),
-            "bytes_out": written,
-            "peak_bytes": peak_bytes(job, pieces[0].window, written),
-        }
+    pieces = list(job.spec.pieces(region, piece_chunks(job, region)))
+    cost = sum((_cost(job, p.window) for p in pieces), Cost(0, 0, 0))
+    written = frame_bytes(job.spec.frame, job.spec.window(region))
+    return {
+        "cube": job.cube,
+        "product": job.product,
+        "region": str(region),
+        **cost._asdict(),
+        "bytes_out": written,
+        "peak_bytes": peak_bytes(job, pieces[0].window, written),
+    }
 
 
 def _cost(job: CubeJob, window: Window) -> Cost:

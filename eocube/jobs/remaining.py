@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from eocube.exec.drive import CubePlan
 from eocube.io.blobs import open_blobs
 from eocube.io.markers import is_finished
 from eocube.io.tally import markers_by_region
+from eocube.model.spec import Region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How far a planned cube is."""
+
+    finished: frozenset[Region] = frozenset()
+    """Regions that a run would pass by."""
+
+    partial: frozenset[Region] = frozenset()
+    """Regions in which a file could not be read."""
+
+
+def standing(plan: CubePlan) -> Standing:
+    """How far earlier runs came with a planned cube. One listing; a region's key is made only where a marker is."""
+    job = plan.job
+    known = markers_by_region(open_blobs(job.store_url, job.storage_options), job.cube, job.product)
+    inside = {r: names for r, names in known.items() if all(i < n for i, n in zip(r, job.spec.grid, strict=True))}
+    return Standing(
+        finished=frozenset(r for r, m in inside.items() if is_finished(m, job.region_key(r, job.leaves(job.spec.window(r))))),
+        partial=frozenset(r for r, names in inside.items() if any(m.partial for m in names)),
+    )
 
 
 def regions_left(plan: CubePlan, *, retry: bool = False) -> int:
-    """How many regions of a planned cube a run would write now.
-
-    ``retry``: only those in which a file could not be read. One listing; a region's key is made only where a marker is.
-    """
-    job = plan.job
-    known = markers_by_region(open_blobs(job.store_url, job.storage_options), job.cube, job.product)
-    if retry:
-        return sum(any(m.partial for m in names) for names in known.values())
-    left = plan.n_regions
-    for region, names in known.items():
-        if all(i < n for i, n in zip(region, job.spec.grid, strict=True)):
-            key = job.region_key(region, job.leaves(job.spec.window(region)))
-            left -= is_finished(names, key)
-    return left
+    """How many regions of a planned cube a run would write now; ``retry``: only those in which a file could not be read."""
+    now = standing(plan)
+    return len(now.partial) if retry else plan.n_regions - len(now.finished)

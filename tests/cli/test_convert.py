@@ -69,6 +69,17 @@ def test_plan_prints_the_cost_and_writes_nothing(eocube: Invoke, catalog: Catalo
     assert not store.exists()
 
 
+def test_plan_of_a_store_under_way_prices_what_is_left(eocube: Invoke, catalog: Catalog, store: Path) -> None:
+    command = ("convert", "stac", catalog.path, store, "--layout", "map")
+    eocube(*command, "--limit", 3)
+    result = eocube(*command, "--plan")
+    assert "1 cube: 1 tasks" in result.stdout
+    assert "3 regions are finished" in result.stdout
+    plan = parsed(eocube(*command, "--plan", "--json"))["plan"]
+    assert (plan["tasks"], plan["finished"]) == (1, 3)
+    assert parsed(eocube(*command, "--plan", "--json", "--rebuild", f"{SITE}/10m"))["plan"]["tasks"] == 4
+
+
 @pytest.mark.parametrize(
     ("options", "bands", "n"),
     [
