@@ -114,8 +114,10 @@ class DaskExecutor:
 
         placed, waiting = self._placed(resource), iter(tasks)
         in_flight = max(2, self._per_thread * self._threads(resource))
+        spread = _Spread(self.client, after=in_flight)
 
         def submit(pair: tuple[Any, Any]) -> Any:
+            spread.count(pair[0])
             return self.client.submit(func, *pair, pure=False, **placed)
 
         running = as_completed([submit(p) for p in islice(waiting, in_flight)], loop=self.client.loop)
@@ -176,6 +178,29 @@ class DaskExecutor:
             with contextlib.suppress(TimeoutError, OSError):
                 thing.close()
         self._owned = []
+
+
+class _Spread:
+    """Hands a shared value that many tasks need to every worker.
+
+    The scheduler sends a task to a worker that holds what it depends on, and lets others steal only tasks of more than 5 ms:
+    a value that lies on one worker keeps all short tasks there. It drops copies that nobody waits for, so this is done again.
+    """
+
+    again_every = 200
+
+    def __init__(self, client: Client, *, after: int):
+        self._client, self._after = client, after
+        self._token: Any = None
+        self._n = 0
+
+    def count(self, token: Any) -> None:
+        """A task with this value is submitted; tasks of one value come one after the other."""
+        self._token, self._n = token, self._n + 1 if token is self._token else 1
+        more = self._n - self._after
+        if more > 0 and more % self.again_every == 1 and hasattr(token, "key") and token.done():
+            with contextlib.suppress(OSError, TimeoutError):
+                self._client.replicate([token])
 
 
 def _unpack(body: bytes) -> Any:
