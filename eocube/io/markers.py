@@ -7,6 +7,7 @@ asset failed: unfinished for every later run.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -16,7 +17,9 @@ from eocube.io.blobs import Blobs
 from eocube.model.hashing import canonical_json
 from eocube.model.spec import Region
 
+MARKERS = "markers"
 _PARTIAL = ".partial"
+_NAME = re.compile(r".*/([0-9]+)\.([0-9]+)\.([0-9]+)/([^/.]+)(\.partial)?\.json", re.DOTALL)
 
 
 class MarkerName(NamedTuple):
@@ -53,7 +56,7 @@ class Marker:
 
 def marker_folder(cube: str, product: str, region: Region | None = None) -> str:
     """Folder of a cube's markers, or of one region's."""
-    return f"markers/{cube}/{product}" + ("" if region is None else f"/{region}")
+    return f"{MARKERS}/{cube}/{product}" + ("" if region is None else f"/{region}")
 
 
 def marker_path(cube: str, product: str, name: MarkerName) -> str:
@@ -62,15 +65,18 @@ def marker_path(cube: str, product: str, name: MarkerName) -> str:
 
 
 def list_markers(blobs: Blobs, cube: str, product: str, region: Region | None = None) -> list[MarkerName]:
-    """Every marker of a cube, or of one region, from one listing."""
-    return sorted(_parse(key) for key, _ in blobs.list(marker_folder(cube, product, region)) if key.endswith(".json"))
+    """Every marker of a cube, or of one region, from one listing; what is no marker by its name is passed over."""
+    parsed = (parse_marker(key) for key, _ in blobs.list(marker_folder(cube, product, region)))
+    return sorted(name for name in parsed if name is not None)
 
 
-def _parse(path: str) -> MarkerName:
-    *_, where, name = path.split("/")
-    stem = name.removesuffix(".json")
-    t, y, x = (int(v) for v in where.split("."))
-    return MarkerName(Region(t, y, x), stem.removesuffix(_PARTIAL), stem.endswith(_PARTIAL))
+def parse_marker(key: str) -> MarkerName | None:
+    """What the key of an object below ``markers/`` says; None where it is no marker's."""
+    found = _NAME.fullmatch(key)
+    if found is None:
+        return None
+    t, y, x, name, partial = found.groups()
+    return MarkerName(Region(int(t), int(y), int(x)), name, partial is not None)
 
 
 def is_finished(names: Sequence[MarkerName], key: str) -> bool:

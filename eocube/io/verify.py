@@ -18,9 +18,10 @@ import numpy.typing as npt
 from eocube.errors import DamagedStoreError
 from eocube.io.blobs import Blobs
 from eocube.io.cubes import CUBES, cube_path, spec_from_attrs
-from eocube.io.markers import Marker, MarkerName, marker_folder, marker_path
+from eocube.io.markers import MARKERS, Marker, MarkerName, marker_folder, marker_path, parse_marker
 from eocube.io.shards import decode_chunk, split_shard
 from eocube.io.tally import fits, newest_marker
+from eocube.io.template import ROOT
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
 from eocube.model.spec import SUMMARY, CubeSpec, Region
@@ -115,10 +116,35 @@ def find_cubes(blobs: Blobs) -> list[tuple[str, str]]:
     return sorted({(p[1], p[2]) for p in paths if len(p) > 3})
 
 
-def find_marked(blobs: Blobs) -> set[tuple[str, str]]:
-    """(cube, product) of every cube that has a marker, from one listing."""
-    paths = (key.split("/") for key, _ in blobs.list("markers"))
-    return {(p[1], p[2]) for p in paths if len(p) == 5}
+class Survey(NamedTuple):
+    """What stands below ``cubes/`` and ``markers/``."""
+
+    cubes: list[tuple[str, str]]
+    """(cube, product) of everything that looks like a cube, whole or not, sorted."""
+
+    marked: set[tuple[str, str]]
+    """(cube, product) of every cube that has a marker."""
+
+    strays: list[str]
+    """Keys that belong to no cube and are no marker, sorted."""
+
+
+def survey(blobs: Blobs) -> Survey:
+    """Look through the names of a store's objects: one listing of ``cubes/``, one of ``markers/``."""
+    cubes, marked, strays = set(), set(), []
+    for key, _ in blobs.list(CUBES):
+        p = key.split("/")
+        if len(p) > 3:
+            cubes.add((p[1], p[2]))
+        elif p[-1] != ROOT:
+            strays.append(key)
+    for key, _ in blobs.list(MARKERS):
+        p = key.split("/")
+        if len(p) == 5 and parse_marker(key) is not None:
+            marked.add((p[1], p[2]))
+        else:
+            strays.append(key)
+    return Survey(sorted(cubes), marked, sorted(strays))
 
 
 def region_objects(cube: StoredCube, region: Region) -> dict[str, Variable | None]:
@@ -233,8 +259,9 @@ def _check_objects(
                 findings += _check_digest(key, body, said[1])
             elif depth != "sizes":
                 findings.append(Finding("missing", key, "it was listed and could not be read"))
-    if depth == "pixels" and len(bodies) == sum(s is not None for s in marker.shards.values()):
-        findings += _check_pixels(cube, region, marker, bodies)
+    if depth == "pixels":
+        complete = len(bodies) == sum(s is not None for s in marker.shards.values())
+        findings += _check_pixels(cube, region, marker, bodies, complete=complete)
     return objects, n_bytes
 
 
@@ -244,18 +271,21 @@ def _check_digest(key: str, body: bytes, said: str) -> Iterator[Finding]:
         yield Finding("digest", key, f"the marker says SHA-256 {said[:12]}…, the object has {found[:12]}…")
 
 
-def _check_pixels(cube: StoredCube, region: Region, marker: Marker, bodies: Mapping[str, bytes]) -> Iterator[Finding]:
-    """Decode everything and count again."""
+def _check_pixels(
+    cube: StoredCube, region: Region, marker: Marker, bodies: Mapping[str, bytes], *, complete: bool
+) -> Iterator[Finding]:
+    """Decode everything that is there, and count again where it is all there is to count."""
     chunks: dict[str, dict[tuple[int, ...], bytes]] = {}
-    broken = False
     for key, variable in region_objects(cube, region).items():
-        if variable is not None:
-            try:
+        try:
+            if variable is None:
+                summary_found = _decode_summary(cube.spec, bodies.get(key))
+            else:
                 chunks[variable.name] = _chunks_of(cube.spec, variable, bodies.get(key))
-            except DamagedStoreError as e:
-                broken = True
-                yield Finding("undecodable", key, str(e))
-    if broken:
+        except DamagedStoreError as e:
+            complete = False
+            yield Finding("undecodable", key, str(e))
+    if not complete:
         return
     valid, clear, summary = _count(cube.spec, region, chunks)
     where = marker_path(cube.cube, cube.product, MarkerName(region, marker.key, bool(marker.failed)))
@@ -263,7 +293,7 @@ def _check_pixels(cube: StoredCube, region: Region, marker: Marker, bodies: Mapp
         said = f"the marker says {marker.valid} valid and {marker.clear} clear pixels, decoding gives {valid} and {clear}"
         yield Finding("counts", where, said)
     key = f"{cube.folder}/{SUMMARY}/c/{region.t}/{region.y}/{region.x}"
-    if not np.array_equal(summary, _decode_summary(cube.spec, bodies.get(key))):
+    if not np.array_equal(summary, summary_found):
         yield Finding("counts", key, "its shares of clear pixels are not those of the pixels")
 
 
@@ -318,12 +348,12 @@ def _flags(
 
 
 def _decode_summary(spec: CubeSpec, body: bytes | None) -> npt.NDArray[np.uint8]:
-    """``clear_summary`` of one region; an empty array where it does not decode."""
+    """``clear_summary`` of one region; DamagedStoreError where it does not decode."""
     from numcodecs.zstd import decompress
 
     if body is None:
         return np.zeros(spec.summary_chunk, np.uint8)
     try:
         return np.frombuffer(decompress(body), np.uint8).reshape(spec.summary_chunk)
-    except (RuntimeError, ValueError):
-        return np.empty(0, np.uint8)
+    except (RuntimeError, ValueError) as e:
+        raise DamagedStoreError(f"The {len(body)} bytes of {SUMMARY} do not decode to {spec.summary_chunk} uint8: {e}.") from e
