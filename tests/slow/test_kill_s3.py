@@ -1,0 +1,95 @@
+"""``kill -9`` of ``convert`` onto S3 (moto over HTTP): there is no rename and no staging there, and the end is the same."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+import pytest
+
+from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.index import read_index
+from eocube.testing.stac import make_grid, make_series, write_catalog
+from eocube.testing.stores import index_rows, tree
+from tests.slow.killing import PATIENCE_S, Tell, Work, draw_moment, kill_group, run, start
+
+pytestmark = pytest.mark.slow
+
+KILLS = 3
+KEYS = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+
+
+@pytest.fixture
+def options() -> Iterator[dict[str, Any]]:
+    """Storage options of an empty bucket."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://127.0.0.1:{1}".format(*server.get_host_and_port())
+    boto3.client("s3", endpoint_url=url, region_name="us-east-1", **KEYS).create_bucket(Bucket="bucket")
+    plain = {"allow_http": True}
+    yield {**KEYS, "endpoint": url, "region": "us-east-1", "virtual_hosted_style_request": False, "client_options": plain}
+    server.stop()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    """24 regions of one date, and the folder that they make."""
+    scenes = make_series(24, every_days=15, grid=make_grid((256, 256)), zooms={"B04": 1, "B08": 1, "SCL": 1}, block=256)
+    catalog = write_catalog(scenes, tmp_path / "catalog")
+    made = Work(verb="convert", source=catalog, undisturbed=tmp_path / "folder", options=("--layout", "map"))
+    run(made.command(made.undisturbed))
+    return made
+
+
+def command(work: Work, url: str, options: dict[str, Any]) -> list[str]:
+    """The same command onto S3."""
+    pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in options.items()]
+    given = [word for pair in pairs for word in ("--storage-option", pair)]
+    return [w if w != "STORE" else url for w in work.command(Path("STORE"), "threads:1", "--json", *given)]
+
+
+def n_finished(blobs: Blobs) -> int:
+    """Regions that have a marker."""
+    return sum(key.endswith(".json") and not key.endswith(".partial.json") for key, _ in blobs.list("markers"))
+
+
+def kill(work: Work, blobs: Blobs, args: list[str], moments: random.Random) -> int:
+    """Kill the command at a drawn number of markers; how many it left."""
+    n, jitter_s = draw_moment(moments, work.total)
+    process: subprocess.Popen[str] = start(args)
+    deadline = time.monotonic() + PATIENCE_S
+    while n_finished(blobs) < n and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(jitter_s)
+    assert kill_group(process)
+    return n_finished(blobs)
+
+
+def test_convert_onto_s3_killed_at_random_moments_ends_in_the_objects_of_a_folder(
+    work: Work, options: dict[str, Any], tell: Tell
+) -> None:
+    moments, left = random.Random("s3"), []  # noqa: S311 - no secret
+    for i in range(KILLS):
+        url = f"s3://bucket/store{i}"
+        blobs, args = open_blobs(url, options), command(work, url, options)
+        left.append(kill(work, blobs, args, moments))
+        output = run(args)
+        report = json.loads(output[output.index("{") :])
+        assert (report["regions_done"], report["regions_skipped"]) == (work.total - left[-1], left[-1])
+        stored = {key: blobs.get(key) for part in ("cubes", "markers") for key, _ in blobs.list(part)}
+        assert stored == {
+            k: (work.undisturbed / k).read_bytes() for k in tree(work.undisturbed) if k.startswith(("cubes/", "markers/"))
+        }
+        assert read_index(blobs).to_pylist() == index_rows(work.undisturbed)
+    proved = sum(0 < n < work.total for n in left)
+    tell(f"convert onto S3: {KILLS} kills of the command, {proved} proved; finished of {work.total} at each: {left}")
+    assert proved >= 2
