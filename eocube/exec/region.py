@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import cube_path
 from eocube.io.markers import Marker, MarkerName, delete_markers, get_marker, list_markers, put_marker
-from eocube.io.shards import assemble_shard, encode_chunk
+from eocube.io.shards import ChunkIndex, Kept, Shelf, encode_chunk, shard_order
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
 from eocube.model.hooks import kill_hook
@@ -101,11 +102,11 @@ def run_regions(job: CubeJob, tasks: tuple[RegionTask, ...]) -> list[RegionDone]
 
 
 def _run_region(job: CubeJob, task: RegionTask) -> RegionDone:
-    writer = RegionWriter(job, task)
-    run = Evaluation(job.binding, job.frames, writer.on_error if job.errors == "skip" else None)
-    for piece in job.spec.pieces(task.region, piece_chunks(job, task.region)):
-        writer.add(piece, _evaluate_arrays(job, piece.window, run))
-    return writer.finish()
+    with RegionWriter(job, task) as writer:
+        run = Evaluation(job.binding, job.frames, writer.on_error if job.errors == "skip" else None)
+        for piece in job.spec.pieces(task.region, piece_chunks(job, task.region)):
+            writer.add(piece, _evaluate_arrays(job, piece.window, run))
+        return writer.finish()
 
 
 def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
@@ -137,10 +138,18 @@ class RegionWriter:
     def __init__(self, job: CubeJob, task: RegionTask):
         self._job, self._spec, self._task = job, job.spec, task
         self._started = time.perf_counter()
-        self._chunks: dict[str, dict[tuple[int, ...], bytes]] = {v.name: {} for v in job.spec.frame.variables}
+        self._blobs = open_blobs(job.store_url, job.storage_options)
+        self._shelf = Shelf(self._blobs)
+        self._chunks: dict[str, dict[ChunkIndex, Kept]] = {v.name: {} for v in job.spec.frame.variables}
         self._summary = np.zeros(job.spec.summary_chunk, np.uint8)
         self._failed: list[dict[str, str]] = []
         self._pixels = self._valid = self._clear = self._bytes_evaluated = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._shelf.close()
 
     def on_error(self, error: AssetReadError) -> None:
         """Note an asset that could not be read: the region becomes partial."""
@@ -155,7 +164,7 @@ class RegionWriter:
             for at, values in self._cut(piece, v, arrays[v.name]):
                 body = encode_chunk(values, self._spec.chunk_shape(v), v)
                 if body is not None:
-                    self._chunks[v.name][at] = body
+                    self._chunks[v.name][at] = self._shelf.keep(body)
         self._bytes_evaluated += sum(a.nbytes for a in arrays.values())
         self._count(piece, arrays)
 
@@ -172,9 +181,7 @@ class RegionWriter:
 
     def finish(self) -> RegionDone:
         """Put the shards, then the marker; StalePlanError where a newer plan was here meanwhile."""
-        job, task = self._job, self._task
-        blobs = open_blobs(job.store_url, job.storage_options)
-        shards = dict(self._shards())
+        job, task, blobs = self._job, self._task, self._blobs
         _refuse_stale(blobs, job, task)
         kept = _finished_before(blobs, job, task) if self._failed else None
         if kept is not None:
@@ -182,15 +189,11 @@ class RegionWriter:
             name = put_marker(blobs, job.cube, job.product, task.region, replace(kept, key=task.key, failed=self._failed))
             self._pixels, self._valid, self._clear = kept.pixels, kept.valid, kept.clear
             return self._done(name, bytes_written=0)
-        for key, body in shards.items():
-            if body is not None:
-                blobs.put(key, body)
-            else:
-                blobs.delete(key)  # a killed run of another plan may have left one
+        shards = {key: _put(blobs, key, body) for key, body in self._shards()}
         kill_hook("after_shard")
         marker = Marker(
             key=task.key,
-            shards={k: None if b is None else [len(b), hashlib.sha256(b).hexdigest()] for k, b in shards.items()},
+            shards=shards,
             pixels=self._pixels,
             valid=self._valid,
             clear=self._clear,
@@ -199,7 +202,7 @@ class RegionWriter:
         )
         name = put_marker(blobs, job.cube, job.product, task.region, marker)
         delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
-        return self._done(name, bytes_written=sum(len(b) for b in shards.values() if b is not None))
+        return self._done(name, bytes_written=sum(int(s[0]) for s in shards.values() if s is not None))
 
     def _done(self, name: MarkerName, *, bytes_written: int) -> RegionDone:
         return RegionDone(
@@ -216,9 +219,7 @@ class RegionWriter:
             failed=self._failed,
         )
 
-    def _cut(
-        self, piece: Piece, variable: Variable, values: npt.NDArray[Any]
-    ) -> Iterator[tuple[tuple[int, ...], npt.NDArray[Any]]]:
+    def _cut(self, piece: Piece, variable: Variable, values: npt.NDArray[Any]) -> Iterator[tuple[ChunkIndex, npt.NDArray[Any]]]:
         ct, cy, cx = self._spec.chunk_tyx
         nt, ny, nx = values.shape[0], *values.shape[-2:]
         for t, y, x in np.ndindex(math.ceil(nt / ct), math.ceil(ny / cy), math.ceil(nx / cx)):
@@ -227,30 +228,62 @@ class RegionWriter:
             yield ((at[0], 0, *at[1:]) if variable.banded else at), part
 
     def _count(self, piece: Piece, arrays: Arrays) -> None:
-        data = self._spec.frame.data
-        valid = np.asarray(data.valid(arrays["data"]).all(axis=1))
+        """Valid and clear pixels, date by date: flags of a whole piece would take half of what its pixels take."""
+        data, cell = self._spec.frame.data, self._spec.cell_px
         rule = self._spec.clear_rule
-        clear = np.asarray(valid & is_class(arrays["scl"], rule["clear_values"])) if rule["variable"] == "scl" else valid
-        self._pixels += valid.size
-        self._valid += int(valid.sum())
-        self._clear += int(clear.sum())
-        cell = self._spec.cell_px
-        share = clear_percent(clear, cell)
         t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
-        self._summary[
-            t0 : t0 + share.shape[0], y0 // cell : y0 // cell + share.shape[1], x0 // cell : x0 // cell + share.shape[2]
-        ] = share
+        for i, pixels in enumerate(arrays["data"]):
+            valid = np.asarray(data.valid(pixels).all(axis=0))
+            clear = np.asarray(valid & is_class(arrays["scl"][i], rule["clear_values"])) if rule["variable"] == "scl" else valid
+            self._pixels += valid.size
+            self._valid += int(valid.sum())
+            self._clear += int(clear.sum())
+            (share,) = clear_percent(clear[None], cell)
+            self._summary[t0 + i, y0 // cell : y0 // cell + share.shape[0], x0 // cell : x0 // cell + share.shape[1]] = share
 
-    def _shards(self) -> Iterator[tuple[str, bytes | None]]:
-        """(key below the store, bytes or None if empty) of every object of the region."""
+    def _shards(self) -> Iterator[tuple[str, _Object | None]]:
+        """(key below the store, what comes there or None if empty) of every object of the region."""
         base = cube_path(self._job.cube, self._job.product)
         t, y, x = self._task.region
         nt, ny, nx = self._spec.chunks_per_shard
         for v in self._spec.frame.variables:
             where = f"{t}/0/{y}/{x}" if v.banded else f"{t}/{y}/{x}"
-            grid = (nt, 1, ny, nx) if v.banded else (nt, ny, nx)
-            yield f"{base}/{v.name}/c/{where}", assemble_shard(self._chunks[v.name], grid)
-        yield f"{base}/{SUMMARY}/c/{t}/{y}/{x}", encode_summary(self._summary)
+            yield f"{base}/{v.name}/c/{where}", self._shard(v.name, (nt, 1, ny, nx) if v.banded else (nt, ny, nx))
+        summary = encode_summary(self._summary)
+        yield f"{base}/{SUMMARY}/c/{t}/{y}/{x}", None if summary is None else _Object(len(summary), iter([summary]))
+
+    def _shard(self, name: str, grid: tuple[int, ...]) -> _Object | None:
+        chunks = self._chunks[name]
+        if not chunks:
+            return None
+        sizes = {at: kept.n_bytes for at, kept in chunks.items()}
+        order, tail = shard_order(sizes, grid)
+        # Popped: a chunk is let go of as soon as it is put.
+        bodies = (self._shelf.body(chunks.pop(at)) for at in order)
+        return _Object(sum(sizes.values()) + len(tail), itertools.chain(bodies, [tail]))
+
+
+class _Object(NamedTuple):
+    """What is to be put: its size, and its bytes piece by piece."""
+
+    n_bytes: int
+    parts: Iterator[bytes]
+
+
+def _put(blobs: Blobs, key: str, body: _Object | None) -> list[Any] | None:
+    """Put an object, or delete what a killed run of another plan may have left; [bytes, SHA-256], None where there is none."""
+    if body is None:
+        blobs.delete(key)
+        return None
+    digest = hashlib.sha256()
+
+    def digested() -> Iterator[bytes]:
+        for part in body.parts:
+            digest.update(part)
+            yield part
+
+    blobs.put_parts(key, digested(), n_bytes=body.n_bytes)
+    return [body.n_bytes, digest.hexdigest()]
 
 
 def encode_summary(summary: npt.NDArray[np.uint8]) -> bytes | None:

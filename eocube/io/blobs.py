@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +37,9 @@ class Blobs(Protocol):
     def put(self, key: str, body: bytes) -> None:
         """Put the object, whatever was there."""
 
+    def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
+        """Put an object that comes in pieces, ``n_bytes`` in all; they are gone through once and need not be held together."""
+
     def put_new(self, key: str, body: bytes) -> bool:
         """Put the object if none is there; whether this call made it. Exactly one of many callers wins."""
 
@@ -46,8 +49,49 @@ class Blobs(Protocol):
     def delete(self, key: str) -> None:
         """Delete the object; nothing happens where there is none."""
 
+    def scratch(self) -> Scratch | None:
+        """A nameless file for what a task cannot hold in memory; None where the store is no folder of this machine."""
+
     def zarr_store(self) -> Any:
         """A read-only zarr-python store on the same objects."""
+
+
+class Scratch:
+    """A file without a name in a folder: gone when it is closed, also by the end of its process."""
+
+    def __init__(self, folder: str):
+        self._folder, self._end = folder, 0
+        path = f"{folder}/{uuid.uuid4().hex}"
+        try:
+            self._file = _in_folder(path, partial(open, path, "x+b", buffering=0))
+            os.unlink(path)  # noqa: PTH108
+        except OSError as e:
+            raise self._error(e) from e
+
+    def append(self, body: bytes) -> int:
+        """Write at the end; where it is now."""
+        start, rest = self._end, memoryview(body)
+        try:
+            while rest:
+                rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(body) - len(rest)) :]
+        except OSError as e:
+            raise self._error(e) from e
+        self._end += len(body)
+        return start
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """What was written there."""
+        return os.pread(self._file.fileno(), n_bytes, offset)
+
+    def close(self) -> None:
+        """Nothing is left of it."""
+        self._file.close()
+
+    def _error(self, error: OSError) -> StoreWriteError:
+        return StoreWriteError(
+            f"Encoded pixels could not be laid by in a file below {self._folder}: {error.strerror or error}. Check the path, its "
+            "permissions and the free space, then run the same command again; finished regions are kept."
+        )
 
 
 def open_blobs(url: str | os.PathLike[str], storage_options: Options | None = None) -> Blobs:
@@ -83,12 +127,16 @@ class LocalBlobs:
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
-        with self._staged(key, body) as staged:
+        self.put_parts(key, [body], n_bytes=len(body))
+
+    def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
+        """See :class:`Blobs`."""
+        with self._staged(key, parts, n_bytes) as staged:
             _in_folder(self._path(key), partial(os.replace, staged, self._path(key)))
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. ``os.link`` fails where the name exists, atomically."""
-        with self._staged(key, body) as staged:
+        with self._staged(key, [body], len(body)) as staged:
             try:
                 _in_folder(self._path(key), partial(os.link, staged, self._path(key)))
             except FileExistsError:
@@ -96,15 +144,16 @@ class LocalBlobs:
             return True
 
     @contextlib.contextmanager
-    def _staged(self, key: str, body: bytes) -> Iterator[str]:
+    def _staged(self, key: str, parts: Iterable[bytes], n_bytes: int) -> Iterator[str]:
         staged = self._path(f"{STAGING}/{uuid.uuid4().hex}")
         try:
             with _in_folder(staged, partial(open, staged, "xb")) as f:
-                f.write(body)
+                for part in parts:
+                    f.write(part)
             yield staged
         except OSError as e:
             raise StoreWriteError(
-                f"Object {key!r} ({len(body)} bytes) could not be written below {self.url}: {e.strerror or e}. Check the path, "
+                f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}: {e.strerror or e}. Check the path, "
                 "its permissions and the free space, then run the same command again; finished regions are kept."
             ) from e
         finally:
@@ -134,6 +183,10 @@ class LocalBlobs:
                     if entry.stat().st_mtime < oldest:
                         os.unlink(entry.path)  # noqa: PTH108
 
+    def scratch(self) -> Scratch | None:
+        """See :class:`Blobs`."""
+        return Scratch(self._path(STAGING))
+
     def zarr_store(self) -> Any:
         """See :class:`Blobs`."""
         from zarr.storage import LocalStore
@@ -148,6 +201,15 @@ def _in_folder(path: str, act: Callable[[], Any]) -> Any:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
         return act()
+
+
+def _joined(parts: Iterable[bytes], n_bytes: int) -> bytearray:
+    """One piece; parts that nobody else holds go while it fills."""
+    whole, end = bytearray(n_bytes), 0
+    for part in parts:
+        whole[end : end + len(part)] = part
+        end += len(part)
+    return whole
 
 
 class ObstoreBlobs:
@@ -184,6 +246,10 @@ class ObstoreBlobs:
         """See :class:`Blobs`."""
         self._put(key, body, "overwrite")
 
+    def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
+        """See :class:`Blobs`. In one request, so that nothing is left of a put that was killed."""
+        self._put(key, _joined(parts, n_bytes), "overwrite")
+
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. A conditional PUT (If-None-Match: *)."""
         from obstore.exceptions import AlreadyExistsError
@@ -194,7 +260,7 @@ class ObstoreBlobs:
             return False
         return True
 
-    def _put(self, key: str, body: bytes, mode: Any) -> None:
+    def _put(self, key: str, body: bytes | bytearray, mode: Any) -> None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, BaseError
 
@@ -233,6 +299,10 @@ class ObstoreBlobs:
 
         with contextlib.suppress(FileNotFoundError):
             obstore.delete(self._store, key)
+
+    def scratch(self) -> Scratch | None:
+        """See :class:`Blobs`."""
+        return None
 
     def zarr_store(self) -> Any:
         """See :class:`Blobs`."""
@@ -278,6 +348,10 @@ class FsspecBlobs:
         """See :class:`Blobs`."""
         self._opened[0].pipe_file(self._path(key), body)
 
+    def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
+        """See :class:`Blobs`."""
+        self.put(key, b"".join(parts))
+
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`."""
         try:
@@ -300,6 +374,10 @@ class FsspecBlobs:
         """See :class:`Blobs`."""
         with contextlib.suppress(FileNotFoundError):
             self._opened[0].rm_file(self._path(key))
+
+    def scratch(self) -> Scratch | None:
+        """See :class:`Blobs`."""
+        return None
 
     def zarr_store(self) -> Any:
         """See :class:`Blobs`."""

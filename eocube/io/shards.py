@@ -1,25 +1,28 @@
 """Zarr v3 shards made by hand: chunks are encoded as they come and joined in zarr-python's order.
 
-Whole-array writes through zarr-python would hold a whole decoded shard and encode it twice over; this keeps encoded chunks only.
-zarr-python stays the byte-exact twin (tests/parity).
+Whole-array writes through zarr-python would hold a whole decoded shard and encode it twice over; this keeps encoded chunks only,
+and of them only so many in memory. zarr-python stays the byte-exact twin (tests/parity).
 """
 
 from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from eocube.errors import DamagedStoreError
+from eocube.io.blobs import Blobs, Scratch
 from eocube.model.frame import Variable
 from eocube.model.spec import CODEC
 
 _ABSENT = 2**64 - 1
+HELD_BYTES = 16 * 1024 * 1024
+"""Most bytes of encoded chunks that a task holds until their shards are put, where the disk of the store can take the rest."""
 
 ChunkIndex = tuple[int, ...]
 
@@ -67,20 +70,69 @@ def is_all_fill(values: npt.NDArray[Any], fill: float) -> bool:
 
 def assemble_shard(chunks: Mapping[ChunkIndex, bytes], chunks_per_shard: tuple[int, ...]) -> bytes | None:
     """Join encoded chunks (index inside the shard → bytes) to a shard with its index and CRC-32C at the end; None if empty."""
-    import google_crc32c
-
     if not chunks:
         return None
+    order, tail = shard_order({at: len(body) for at, body in chunks.items()}, chunks_per_shard)
+    return b"".join([*(chunks[at] for at in order), tail])
+
+
+def shard_order(sizes: Mapping[ChunkIndex, int], chunks_per_shard: tuple[int, ...]) -> tuple[Sequence[ChunkIndex], bytes]:
+    """In which order chunks of ``sizes`` bytes follow each other in a shard, and what comes behind them: index and CRC-32C."""
+    import google_crc32c
+
     index = np.full((*chunks_per_shard, 2), _ABSENT, "<u8")
-    parts, offset = [], 0
+    order, offset = [], 0
     for at in morton_order(chunks_per_shard):
-        body = chunks.get(at)
-        if body is not None:
-            index[at] = offset, len(body)
-            parts.append(body)
-            offset += len(body)
+        size = sizes.get(at)
+        if size is not None:
+            index[at] = offset, size
+            order.append(at)
+            offset += size
     tail = index.tobytes()
-    return b"".join([*parts, tail, struct.pack("<I", google_crc32c.value(tail))])
+    return order, tail + struct.pack("<I", google_crc32c.value(tail))
+
+
+class Kept(NamedTuple):
+    """An encoded chunk on a shelf."""
+
+    n_bytes: int
+    body: bytes | None
+    """None: in the scratch file."""
+
+    offset: int
+
+
+class Shelf:
+    """Encoded chunks until they are put: the first ``HELD_BYTES`` in memory, the rest in a nameless file beside the store.
+
+    Where the store is no folder all of them stay in memory.
+    """
+
+    def __init__(self, blobs: Blobs, *, most_bytes: int = HELD_BYTES):
+        self._blobs, self._most_bytes = blobs, most_bytes
+        self._held_bytes = 0
+        self._scratch: Scratch | None = None
+
+    def keep(self, body: bytes) -> Kept:
+        """Lay a chunk by."""
+        if self._held_bytes + len(body) > self._most_bytes and self._scratch is None:
+            self._scratch = self._blobs.scratch()
+        if self._held_bytes + len(body) <= self._most_bytes or self._scratch is None:
+            self._held_bytes += len(body)
+            return Kept(len(body), body, 0)
+        return Kept(len(body), None, self._scratch.append(body))
+
+    def body(self, kept: Kept) -> bytes:
+        """What was laid by."""
+        if kept.body is not None:
+            return kept.body
+        assert self._scratch is not None  # noqa: S101 - keep() put it there
+        return self._scratch.read(kept.offset, kept.n_bytes)
+
+    def close(self) -> None:
+        """Let go of the scratch file."""
+        if self._scratch is not None:
+            self._scratch.close()
 
 
 def split_shard(body: bytes, chunks_per_shard: tuple[int, ...]) -> dict[ChunkIndex, bytes]:

@@ -156,3 +156,28 @@ def test_zarr_reads_the_same_objects(tmp_path: Path, make: Callable[[Path], str]
     assert dict(zarr.open_group(blobs.zarr_store(), mode="r").attrs) == {"a": 1}
     if make is not str:
         fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_an_object_may_come_in_pieces(blobs: Blobs) -> None:
+    blobs.put_parts("k", iter([b"12", b"", b"345"]), n_bytes=5)
+    assert blobs.get("k") == b"12345"
+
+
+def test_a_scratch_file_has_no_name_and_gives_back_what_was_laid_by(tmp_path: Path) -> None:
+    scratch = LocalBlobs(str(tmp_path)).scratch()
+    assert scratch is not None
+    places = [scratch.append(bytes([i]) * n) for i, n in enumerate((3, 0, 100_000))]
+    assert [scratch.read(at, 2) for at in places] == [b"\0\0", b"\2\2", b"\2\2"]
+    assert tree(tmp_path / STAGING) == {}
+    scratch.close()
+
+
+def test_a_full_disk_under_a_scratch_file_is_said_with_what_to_do(tmp_path: Path) -> None:
+    scratch = LocalBlobs(str(tmp_path)).scratch()
+    assert scratch is not None
+    scratch.append(b"1")
+    scratch.close()
+    scratch._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115, PTH123
+    with pytest.raises(StoreWriteError, match="free space"):
+        scratch.append(b"2")
+    scratch.close()
