@@ -14,7 +14,7 @@ from eocube.lazy.masks import mask_clouds
 from eocube.lazy.radiometry import to_reflectance
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, PerTime, Variable
-from eocube.model.recipe import recipe_of
+from eocube.model.recipe import recipe_of, step
 from eocube.model.window import Window
 from eocube.testing.sources import make_cube
 from eocube.testing.stac import make_grid
@@ -78,13 +78,27 @@ def test_labels_of_another_frame_are_not_taken_for_kept() -> None:
     assert not keeps_labels(before, before.copy(), FRAME, FRAME.with_(time_bnds_ms=((0, 1), (1, 2), (2, 3))))
 
 
+SEEN: list[xr.Dataset] = []
+
+
+@step()
+def seen_first(cube: xr.Dataset) -> xr.Dataset:
+    SEEN.append(cube)
+    return cube
+
+
+@step()
+def seen_last(cube: xr.Dataset) -> xr.Dataset:
+    SEEN.append(cube)
+    return cube
+
+
 def test_steps_on_pixels_alone_are_labelled_once_for_all() -> None:
     """xarray copies its index objects with every assign; what they stand on is what tells that nothing changed."""
-    cube = to_reflectance(mask_clouds(make_cube()))
-    recipe = recipe_of(cube)
-    memo: dict[tuple[int, Window], xr.Dataset] = {}
-    window = Window((0, 1), (2, 10), (3, 12))
-    evaluate(recipe.node, window, Evaluation(recipe.binding, {}), memo)
-    assert len(memo) == 3
+    recipe = recipe_of(seen_last(to_reflectance(mask_clouds(seen_first(make_cube())))))
+    SEEN.clear()
+    evaluate(recipe.node, Window((0, 1), (2, 10), (3, 12)), Evaluation(recipe.binding, {}))
+    first, last = SEEN
+    assert first["data"].dtype != last["data"].dtype
     for axis in ("time", "band", "y", "x"):
-        assert len({id(made.xindexes[axis].to_pandas_index()) for made in memo.values()}) == 1, axis
+        assert first.xindexes[axis].to_pandas_index() is last.xindexes[axis].to_pandas_index(), axis

@@ -1,0 +1,259 @@
+"""The engine's own time a task: pixels out of nothing, tiny shards, one shard a task.
+
+Prints one JSON line a row; ``ours`` and ``floor`` are milliseconds a task, so ``to_floor`` is floor over ours and more than 1 is
+faster than the floor. The floor does by hand what a task of that kind cannot do without: ``bare`` encodes the same arrays and
+puts the same objects into the same folders; ``four_steps`` besides labels one Dataset a step as a user would, by
+``xr.Dataset(…, coords=…)``, and runs no step; ``cluster`` sends a function that returns at once through ``client.map``.
+``memory`` is ours on ``memory://``: what is left without files. Rounds of ours and of the floor take turns, each into
+a folder of its own, and nothing is deleted before the end: a file system that has just deleted many files makes new ones slowly.
+
+Every row is a median over rounds of the time of a whole run divided by its tasks, so planning, keys, claims and the index are in
+it. The rows of one thread count CPU time, the system's on files included, so a busy machine disturbs them less; ``cluster`` is
+wall time, and on a machine that does other things only its ``to_floor`` says something.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import xarray as xr
+from windows import EDGE_PX, PositionSource, smooth, source_cube
+
+from eocube.exec.drive import CubePlan
+from eocube.exec.executors import DaskExecutor, connect
+from eocube.exec.labels import coords_of
+from eocube.io.shards import assemble_shard, encode_chunk
+from eocube.jobs.write import WriteSettings, plan_cube, run_plans
+from eocube.lazy.composite import composite
+from eocube.lazy.masks import mask_clouds
+from eocube.lazy.radiometry import to_reflectance
+from eocube.model.frame import Frame
+from eocube.model.recipe import recipe_of
+from eocube.model.window import Window
+from eocube.testing.stores import cut_plan
+
+TASKS = 200
+CLUSTER_TASKS = 1_000
+ROUNDS = 5
+CLUSTER_ROUNDS = 3
+EDGE_CHUNKS = 20
+"""Chunks along y and along x: more regions than any row writes, except in ``skip``."""
+
+GOALS_MS = {"bare": 3.0, "four_steps": 12.0, "cluster": 6.6, "skip": 0.4}
+Row = dict[str, Any]
+
+
+def four_steps(cube: xr.Dataset) -> xr.Dataset:
+    """Mask, decode, 3 × 3 mean (a halo of one pixel), monthly median."""
+    monthly: xr.Dataset = composite(smooth(to_reflectance(mask_clouds(cube))), freq="1MS")
+    return monthly
+
+
+def planned(store: str, cube: xr.Dataset) -> CubePlan:
+    """One chunk a shard, one shard a region."""
+    plan = plan_cube(cube, store, site="c", product="p", settings=WriteSettings(layout="map"))
+    edge = (1, EDGE_PX, EDGE_PX)
+    return cut_plan(plan, chunk_tyx=edge, shard_tyx=edge, cell_px=EDGE_PX)
+
+
+def ours_ms(store: str, cube: xr.Dataset, executor: Any = "serial", tasks: int = TASKS) -> float:
+    """A run of the engine, milliseconds a task."""
+    plan = planned(store, cube)
+    clock = time.process_time if executor == "serial" else time.perf_counter
+    start = clock()
+    report = run_plans(store, [plan], executor=executor, limit=tasks)
+    seconds = clock() - start
+    if report.regions_done != tasks:
+        sys.exit(f"{report.regions_done} of {tasks} regions were written")
+    return seconds / tasks * 1e3
+
+
+def check(store: str, cube: xr.Dataset) -> None:
+    """The store holds what the lazy cube computes, in its first region."""
+    at = {"time": [0], "y": slice(0, EDGE_PX), "x": slice(0, EDGE_PX)}
+    written = xr.open_zarr(f"{store}/cubes/c/p", zarr_format=3, consolidated=True, mask_and_scale=False)["data"].isel(at)
+    if not np.array_equal(written.to_numpy(), cube["data"].isel(at).to_numpy(), equal_nan=cube["data"].dtype.kind == "f"):
+        sys.exit("the store holds other pixels than the cube")
+
+
+def skip_ms(store: str, cube: xr.Dataset) -> float:
+    """A run over a finished cube, milliseconds a region."""
+    plan = planned(store, cube)
+    start = time.process_time()
+    report = run_plans(store, [plan], executor="serial")
+    seconds = time.process_time() - start
+    if report.regions_done:
+        sys.exit("a finished region was written again")
+    return seconds / report.regions_skipped * 1e3
+
+
+# ------------------------------------------------------------------------------------------------ floors
+
+
+def put(folder: Path, key: str, body: bytes) -> None:
+    """Stage and move, as the engine does on a local folder."""
+    staged, target = folder / "tmp" / uuid.uuid4().hex, folder / key
+    staged.write_bytes(body)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(target)
+
+
+def floor_ms(folder: Path, cube: xr.Dataset, n_labelled: int) -> float:
+    """Encode and put what a task of this cube does, and label ``n_labelled`` Datasets; nothing is planned or checked."""
+    (folder / "tmp").mkdir(parents=True)
+    frame: Frame = planned(str(folder), cube).job.spec.frame
+    pixels = PositionSource(source_frame(cube))
+    start = time.process_time()
+    for i in range(TASKS):
+        window = region_window(frame, i)
+        arrays = {v.name: pixels_like(frame, v.name, pixels.read(window)) for v in frame.variables}
+        for _ in range(n_labelled):
+            xr.Dataset({v.name: (v.dims, arrays[v.name]) for v in frame.variables}, coords=coords_of(frame, window))
+        put_region(folder, frame, arrays, f"{window.times[0]}.{window.y[0]}.{window.x[0]}")
+    return (time.process_time() - start) / TASKS * 1e3
+
+
+def source_frame(cube: xr.Dataset) -> Frame:
+    """The frame of the cube's one source."""
+    (source,) = recipe_of(cube).binding.sources.values()
+    return source.frame()
+
+
+def region_window(frame: Frame, i: int) -> Window:
+    """The window of the i-th region."""
+    t, y, x = np.unravel_index(i, (len(frame.time_ms), EDGE_CHUNKS, EDGE_CHUNKS))
+    return Window((int(t),), (int(y) * EDGE_PX, int(y + 1) * EDGE_PX), (int(x) * EDGE_PX, int(x + 1) * EDGE_PX))
+
+
+def pixels_like(frame: Frame, name: str, arrays: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Pixels of the dtype and shape of a variable, out of the source's."""
+    v = frame.variable(name)
+    values: np.ndarray[Any, Any] = arrays["data" if v.banded else "scl"].astype(v.dtype)
+    return values
+
+
+def put_region(folder: Path, frame: Frame, arrays: dict[str, np.ndarray[Any, Any]], where: str) -> None:
+    """A shard a variable, a summary and a marker with their digests."""
+    digests = {}
+    for v in frame.variables:
+        values = arrays[v.name]
+        chunk = encode_chunk(values, values.shape, v)
+        body = b"" if chunk is None else assemble_shard({(0,) * values.ndim: chunk}, (1,) * values.ndim) or b""
+        put(folder, f"cubes/{v.name}/{where.replace('.', '/')}", body)
+        digests[v.name] = [len(body), hashlib.sha256(body).hexdigest()]
+    put(folder, f"cubes/summary/{where.replace('.', '/')}", b"summary")
+    put(folder, f"markers/{where}/key.json", json.dumps(digests).encode())
+
+
+def nothing(_: Any, i: int) -> int:
+    """The task that does nothing."""
+    return i
+
+
+def empty_ms(executor: DaskExecutor) -> float:
+    """Tasks that do nothing, through the same client at once: what the scheduler and the wire take."""
+    start = time.perf_counter()
+    futures = executor.client.map(nothing, [None] * CLUSTER_TASKS, range(CLUSTER_TASKS), pure=False)
+    executor.client.gather(futures)
+    return (time.perf_counter() - start) / CLUSTER_TASKS * 1e3
+
+
+# ------------------------------------------------------------------------------------------------ rows
+
+
+def row(name: str, ours: list[float], floor: list[float] | None, **more: Any) -> Row:
+    """One line of results."""
+    mine, least = statistics.median(ours), None if floor is None else statistics.median(floor)
+    goal = GOALS_MS[name]
+    return {
+        "bench": f"engine.{name}",
+        "unit": "ms/task",
+        "ours": round(mine, 3),
+        "floor": None if least is None else round(least, 3),
+        "peers": {},
+        "to_floor": None if least is None else round(least / mine, 3),
+        "to_best_peer": None,
+        "goal": f"ours <= {goal}",
+        "met": mine <= goal,
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1),
+        **more,
+    }
+
+
+def serial_row(name: str, chain: Callable[[xr.Dataset], xr.Dataset], folder: Path, n_labelled: int) -> Row:
+    """One thread, one task after the other."""
+    cube = chain(source_cube(EDGE_CHUNKS))
+    ours, floor, memory = [], [], []
+    for i in range(-1, ROUNDS):  # the first round warms up
+        ours.append(ours_ms(str(folder / f"{name}{i}"), cube))
+        check(str(folder / f"{name}{i}"), cube)
+        floor.append(floor_ms(folder / f"{name}-floor{i}", cube, n_labelled))
+        memory.append(ours_ms("memory://overhead", cube))
+        fsspec.filesystem("memory").rm("/overhead", recursive=True)  # it looks through all that it holds at every listing
+    return row(name, ours[1:], floor[1:], memory=round(statistics.median(memory[1:]), 3))
+
+
+def cluster_row(folder: Path) -> Row:
+    """Two worker processes of one thread each."""
+    cube = source_cube(EDGE_CHUNKS)
+    executor = connect("processes:2")
+    if not isinstance(executor, DaskExecutor):
+        sys.exit("processes:2 is no cluster")
+    ours, floor = [], []
+    try:
+        executor.client.run(sys.path.insert, 0, str(Path(__file__).parent))
+        for i in range(-1, CLUSTER_ROUNDS):
+            ours.append(ours_ms(str(folder / f"cluster{i}"), cube, executor, CLUSTER_TASKS))
+            floor.append(empty_ms(executor))
+    finally:
+        executor.close()
+    return row("cluster", ours[1:], floor[1:], tasks=CLUSTER_TASKS)
+
+
+def skip_row(folder: Path) -> Row:
+    """Finished regions of a cube from its source, and of the chain."""
+    taken: dict[str, list[float]] = {}
+    for name, cube in (("bare", source_cube(10)), ("four_steps", four_steps(source_cube(EDGE_CHUNKS)))):
+        store = str(folder / f"skip-{name}")
+        run_plans(store, [planned(store, cube)], executor="serial")
+        taken[name] = [skip_ms(store, cube) for _ in range(ROUNDS)]
+    four = round(statistics.median(taken["four_steps"]), 3)
+    return row(
+        "skip",
+        [max(pair) for pair in zip(*taken.values(), strict=True)],
+        None,
+        bare=round(statistics.median(taken["bare"]), 3),
+        four_steps=four,
+    )
+
+
+def rows() -> Iterator[Row]:
+    """Every row, as it is measured."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        yield serial_row("bare", lambda cube: cube, folder, 0)
+        yield serial_row("four_steps", four_steps, folder, 5)
+        yield skip_row(folder)
+        yield cluster_row(folder)
+
+
+def main() -> None:
+    """Print the rows."""
+    for line in rows():
+        print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
