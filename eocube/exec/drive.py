@@ -95,7 +95,7 @@ class _CubeState:
     kind: ClaimKind
     have: dict[Region, list[MarkerName]]
     done: dict[Region, str] = field(default_factory=dict)
-    """Keys of the regions that this run wrote: some 300 bytes each, the one thing that grows with a cube."""
+    """Keys of the regions that this run wrote: some 200 bytes each, the one thing that grows with a cube."""
 
     tally: Tally = field(default_factory=Tally)
     """Sums over them."""
