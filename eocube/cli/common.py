@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from eocube.errors import EocubeError
+from eocube.cli.text import printable
+from eocube.errors import EocubeError, UnknownNameError
 
 if TYPE_CHECKING:
     from eocube.exec.drive import CubePlan, RunReport
@@ -130,11 +132,28 @@ def _loose(value: str) -> Any:
 
 # ------------------------------------------------------------------------------------------------ ends
 
+
+class WrongValueError(Exception):
+    """An option's value is none that it may have: exit code 2, before anything is read or written."""
+
+
+@contextmanager
+def option(name: str) -> Iterator[None]:
+    """Errors of eocube inside are about the value of an option."""
+    try:
+        yield
+    except EocubeError as e:
+        raise WrongValueError(f"{name}: {e}") from e
+
+
+_OPTION_KINDS = ("executor", "freq", "composite method", "resampling", "mosaic", "spectral index", "cloud mask method")
+"""Kinds of UnknownNameError whose names are the values of an option, whatever the data."""
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def verb(function: Function) -> Function:
-    """A command whose errors end in a message on stderr and exit code 1; with ``--json`` also in an object.
+    """A command whose errors end in a line on stderr and exit code 1, or 2 for a wrong value; with ``--json`` also in an object.
 
     Those are errors of eocube and of the system (permissions, network); anything else is a defect and keeps its traceback.
     """
@@ -145,8 +164,11 @@ def verb(function: Function) -> Function:
             function(*args, **kwargs)
         except BrokenPipeError:
             raise  # `eocube info STORE | head`: typer leaves quietly
+        except WrongValueError as e:
+            fail(e, as_json=bool(kwargs.get("as_json")), code=WRONG_USAGE)
         except (EocubeError, OSError) as e:
-            fail(e, as_json=bool(kwargs.get("as_json")))
+            wrong = isinstance(e, UnknownNameError) and e.kind in _OPTION_KINDS
+            fail(e, as_json=bool(kwargs.get("as_json")), code=WRONG_USAGE if wrong else FAILED)
         except KeyboardInterrupt:
             typer.echo("Interrupted. The same command again goes on where this one was.", err=True)
             raise typer.Exit(INTERRUPTED) from None
@@ -154,13 +176,14 @@ def verb(function: Function) -> Function:
     return run  # type: ignore[return-value]
 
 
-def fail(error: Exception, *, as_json: bool) -> NoReturn:
-    """Say what is the matter and leave with exit code 1."""
-    message = "\n".join([str(error), *getattr(error, "__notes__", [])])
+def fail(error: Exception, *, as_json: bool, code: int = FAILED) -> NoReturn:
+    """Say in one line what is the matter and leave with the exit code."""
+    message = printable("\n".join([str(error), *getattr(error, "__notes__", [])]))
     typer.echo(f"Error: {message}", err=True)
     if as_json:
-        print_json({"ok": False, "error": {"type": type(error).__name__, "message": message}})
-    raise typer.Exit(FAILED)
+        meant = error.__cause__ if isinstance(error, WrongValueError) else error
+        print_json({"ok": False, "error": {"type": type(meant).__name__, "message": message}})
+    raise typer.Exit(code)
 
 
 def print_json(value: Any) -> None:
@@ -197,15 +220,17 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
         _show_plan(plans, flags)
         return
     from eocube.cli.progress import region_progress
+    from eocube.exec.executors import as_executor
     from eocube.jobs.write import run_plans
 
-    if flags.rebuild:
-        plans = _deleted(store, plans, flags)
-    with region_progress(what) as progress:
+    # The executor first: where there is none, nothing is deleted.
+    with closing(as_executor(flags.cluster)) as executor, region_progress(what) as progress:
+        if flags.rebuild:
+            plans = _deleted(store, plans, flags)
         report = run_plans(
             store,
             _counted(plans, progress.expect, flags),
-            executor=flags.cluster,
+            executor=executor,
             limit=flags.limit,
             retry=flags.retry,
             storage_options=flags.storage_options,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from eocube.cli import common
-from eocube.cli.common import RunFlags, bbox_of, carry_out, names, options_of, verb
+from eocube.cli.common import RunFlags, bbox_of, carry_out, names, option, options_of, verb
 
 _ONLY, _GRID, _PIXELS = "What to take", "One area instead of the tiles of the files", "Pixels"
 
@@ -70,16 +72,29 @@ def convert(
         storage_options=options_of(storage_option),
     )
     from eocube.jobs.convert import plan_convert, store_attrs
-    from eocube.jobs.open import open_corpus
+    from eocube.jobs.open import norm_crs, open_corpus, stac_options
+    from eocube.jobs.period import parse_period
     from eocube.jobs.stac import open_stac, parse_geobox
     from eocube.jobs.write import WriteSettings
 
+    if resolution is not None and not 0 < resolution < math.inf:
+        raise typer.BadParameter(f"--resolution {resolution} is not a positive number.")
+    if time is not None:
+        with option("--time"):
+            parse_period(time)
+    if crs is not None:
+        with option("--crs"):
+            norm_crs(crs)
+    with option("--dn-offset" if dn_offset not in (None, 0, -1000) else "--resampling, --mosaic"):
+        stac_options(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
+    with option("--geobox") if (geobox or "").lstrip().startswith("{") else nullcontext():
+        grid = None if geobox is None else parse_geobox(geobox)
     if corpus == "stac":
         opened = open_stac(
             source,
             bands=names(bands),
             bbox=box,
-            geobox=None if geobox is None else parse_geobox(geobox),
+            geobox=grid,
             crs=crs,
             resolution=resolution,
             area=area,

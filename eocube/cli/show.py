@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from eocube.cli.text import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,7 +30,7 @@ def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
     """A plain table; longer than 50 rows is cut, and says so."""
     from rich.table import Table
 
-    listed = [[str(v) for v in row] for row in rows]
+    listed = [[printable(str(v)) for v in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -50,7 +52,7 @@ def show_pairs(pairs: Mapping[str, Any]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, str(value))
+        table.add_row(name, printable(str(value)))
     console().print(table)
 
 

@@ -14,17 +14,34 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from eocube.corpora.sentinel2_offset import OFFSET, SCALE, SHIFT, dn_shift_of
-from eocube.corpora.stac_headers import Described, describe_items, grid_key, pixel_size
-from eocube.corpora.stac_items import BandOfFile, JsonItem, is_sentinel2, read_items, tile_name, time_ms
+from eocube.corpora.stac_check import MAX_SIDE_PX, time_ms
+from eocube.corpora.stac_headers import Described, describe_items, grid_key, pixel_size, zoomed
+from eocube.corpora.stac_items import (
+    FLOATS,
+    INTEGERS,
+    BandOfFile,
+    JsonItem,
+    is_integer,
+    is_sentinel2,
+    read_items,
+    tile_name,
+    unreadable,
+)
 from eocube.corpora.stac_source import StacOptions, StacSource
 from eocube.errors import CatalogError, GridError, RadiometryError, UnknownNameError
 from eocube.io.rasters import Reader
 from eocube.model.bands import SCL_CLASSES, Band
 from eocube.model.frame import Frame, PerTime, Variable
+from eocube.model.hashing import digest
 from eocube.model.recipe import Node
 from eocube.model.scene import Asset, Scene, Site
 
 _DAY_MS = 86_400_000
+MAX_NAME = 150
+"""Longest name of a site that comes from a tile's own, in characters: it names folders."""
+
+MAX_CODE = 40
+"""Longest CRS text that goes into a name; a longer one (WKT) goes by its digest."""
 
 # ------------------------------------------------------------------------------------------------ building a source
 
@@ -70,11 +87,26 @@ def source_of(
             "other sensors. Leave it out; scale and offset come from the items' metadata."
         )
     box = geobox if geobox is not None else native_grid(described, bands)
+    require_place(box)
     chosen = _choose_bands(described, bands, box, native=geobox is None)
     scl = any(b.is_scl for d in described for b in d.bands)
     scenes = [_scene(d, chosen, box, scl=scl, options=options) for d in described]
     steps = _time_steps(scenes, box) if options.mosaic == "solar_day" else [(s,) for s in scenes]
     return StacSource(_frame(described, steps, chosen, box, scl=scl), steps, options, reader)
+
+
+def require_place(box: GeoBox) -> None:
+    """GridError where a grid has more pixels a side than a cube may have, or lies nowhere on the Earth."""
+    where = f"The grid {tuple(map(int, box.shape))} px, {list(box.affine)[:6]}, {str(box.crs)[:60]}"
+    if max(box.shape) > MAX_SIDE_PX:
+        raise GridError(f"{where} has more than {MAX_SIDE_PX:,} pixels a side. Choose a smaller area, or larger pixels.")
+    try:
+        extent = box.geographic_extent
+        lies = extent.is_valid and not extent.is_empty and np.isfinite(extent.boundingbox.bbox).all()
+    except Exception as e:  # whatever a projection says to coordinates that it does not know
+        raise GridError(f"{where} cannot be put on the Earth: {e}. Mend the items' proj: fields, or give the grid.") from e
+    if not lies:
+        raise GridError(f"{where} lies nowhere on the Earth. Mend the items' proj: fields, or give the grid.")
 
 
 def native_grid(described: Sequence[Described], bands: Sequence[str] | None) -> GeoBox:
@@ -87,9 +119,10 @@ def native_grid(described: Sequence[Described], bands: Sequence[str] | None) -> 
     finest = min(pixel_size(b.geobox) for b in asked if b.geobox is not None)
     grids = {grid_key(b.geobox): b.geobox for b in asked if b.geobox is not None and math.isclose(pixel_size(b.geobox), finest)}
     if len(grids) > 1:
-        listed = "; ".join(sorted(f"{k[0]} {k[1]} shape {k[2]}" for k in grids)[:4])
+        first = {grid_key(b.geobox): d.item["id"] for d in reversed(described) for b in d.bands if b.geobox is not None}
+        listed = "; ".join(sorted(f"{k[0][:60]} {k[1]} shape {k[2]}, item {first[k]!r} for one" for k in grids)[:4])
         raise GridError(
-            f"The items lie on {len(grids)} grids ({listed} …). Pass geobox= or bbox= with crs= and resolution=, "
+            f"The items lie on {len(grids)} grids ({listed}). Pass geobox= or bbox= with crs= and resolution=, "
             "or convert tile by tile."
         )
     return next(iter(grids.values()))
@@ -167,14 +200,23 @@ def _scene(d: Described, chosen: Mapping[str, Band], box: GeoBox, *, scl: bool, 
     for name in chosen:
         b = _best_file([b for b in d.bands if not b.is_scl and b.band.name == name], box)
         if b is not None:
-            assets[name] = _asset(b, _shift(d.item, b, options) if sentinel2 and _is_integer(b.dtype) else 0)
+            _require_readable(d.item, b)
+            assets[name] = _asset(b, _shift(d.item, b, options) if sentinel2 and is_integer(b.dtype) else 0)
     if scl:
         b = _best_file([b for b in d.bands if b.is_scl], box)
         if b is not None:
+            _require_readable(d.item, b)
             assets["scl"] = _asset(b._replace(scale=None, offset=None), 0)
     p = d.item["properties"]
     kept = {"cloud_cover": p.get("eo:cloud_cover"), "baseline": p.get("s2:processing_baseline"), "platform": p.get("platform")}
     return Scene(item_id=d.item["id"], time_ms=time_ms(d.item), assets=assets, properties=kept)
+
+
+def _require_readable(item: JsonItem, b: BandOfFile) -> None:
+    if reason := unreadable(b.href):
+        raise CatalogError(
+            f"Asset {b.key!r} of item {item['id']!r} has the href {b.href[:80]!r}: {reason}. Mend the metadata, or leave it out."
+        )
 
 
 def _asset(b: BandOfFile, shift: int) -> Asset:
@@ -197,10 +239,6 @@ def _shift(item: JsonItem, b: BandOfFile, options: StacOptions) -> int:
     return SHIFT + options.dn_offset
 
 
-def _is_integer(dtype: str | None) -> bool:
-    return dtype is not None and np.dtype(dtype).kind in "iu"
-
-
 def _time_steps(scenes: Sequence[Scene], box: GeoBox) -> list[tuple[Scene, ...]]:
     """Scenes of one solar day (UTC shifted by the grid's longitude) as one date, ordered by time and id."""
     lon = float(box.geographic_extent.centroid.coords[0][0])
@@ -214,18 +252,18 @@ def _time_steps(scenes: Sequence[Scene], box: GeoBox) -> list[tuple[Scene, ...]]
 def _frame(
     described: Sequence[Described], steps: Sequence[tuple[Scene, ...]], chosen: Mapping[str, Band], box: GeoBox, *, scl: bool
 ) -> Frame:
-    scenes = [s for step in steps for s in step]
-    used = [s.assets[n] for s in scenes for n in chosen if n in s.assets]
-    dtype = _one("dtype", {a.dtype for a in used})
-    nodata = _one("nodata", {a.nodata if a.nodata is None or not math.isnan(a.nodata) else math.nan for a in used})
+    used = [(s.item_id, s.assets[n]) for step in steps for s in step for n in chosen if n in s.assets]
+    dtype = _one("dtype", used)
+    _require_dtype(dtype, used)
+    nodata = _one("nodata", used)
     kinds = {is_sentinel2(d.item) for d in described}
     if len(kinds) > 1:
         raise RadiometryError(
             "The items mix Sentinel-2 with other sensors; one cube has one scale and offset. Make a cube for each."
         )
-    shifted = kinds == {True} and _is_integer(dtype)
-    scale = SCALE if shifted else _one("scale", {a.scale for a in used})
-    offset = OFFSET if shifted else _one("offset", {a.offset for a in used})
+    shifted = kinds == {True} and is_integer(dtype)
+    scale = SCALE if shifted else _one("scale", used)
+    offset = OFFSET if shifted else _one("offset", used)
     if shifted and nodata is None:
         nodata = 0
     data = Variable(
@@ -253,18 +291,37 @@ def _frame(
     )
 
 
-def _one(what: str, values: set[Any]) -> Any:
-    if len(values) > 1:
+def _one(what: str, used: Sequence[tuple[str, Asset]]) -> Any:
+    """The one value that all assets have; RadiometryError names an asset for each of several."""
+    first: dict[Any, tuple[Any, str, str]] = {}
+    for item_id, asset in used:
+        value = getattr(asset, what)
+        first.setdefault("nan" if value != value else value, (value, asset.key, item_id))
+    if len(first) > 1:
+        listed = "; ".join(f"{value} in asset {key!r} of item {item!r}" for value, key, item in list(first.values())[:4])
         raise RadiometryError(
-            f"The assets have {what} {sorted(map(str, values))}; one cube has one {what}. Choose bands that agree."
+            f"The assets have {what} {sorted(map(str, first))}; one cube has one {what}. Found {listed}. Choose bands (--bands, "
+            "bands=) or items that agree, or mend the metadata."
         )
-    return next(iter(values), None)
+    return next((value for value, _, _ in first.values()), None)
+
+
+def _require_dtype(dtype: str | None, used: Sequence[tuple[str, Asset]]) -> None:
+    if dtype not in INTEGERS + FLOATS:
+        item_id, asset = used[0] if used else ("", None)
+        raise RadiometryError(
+            f"Asset {asset.key if asset else ''!r} of item {item_id!r} has the data type {dtype!r}; a cube holds one of "
+            f"{', '.join(INTEGERS + FLOATS)}. Choose other bands (--bands, bands=), or mend the metadata."
+        )
 
 
 def _plain(nodata: float | None, dtype: str) -> int | float | None:
+    """As JSON keeps it; RadiometryError for an infinite one, which it cannot."""
     if nodata is None:
         return None
-    return int(nodata) if np.dtype(dtype).kind in "iu" else float(nodata)
+    if math.isinf(nodata):
+        raise RadiometryError(f"The assets have nodata {nodata}; a cube's nodata is a finite number or NaN. Mend the metadata.")
+    return int(nodata) if is_integer(dtype) else float(nodata)
 
 
 def _per_time(steps: Sequence[tuple[Scene, ...]], *, shifted: bool) -> tuple[PerTime, ...]:
@@ -335,11 +392,14 @@ class StacCorpus:
     def _tiles(self) -> dict[str, list[Described]]:
         """Site name → items whose finest grid has that tile."""
         tiles: dict[str, list[Described]] = {}
+        names: dict[str, tuple[str, JsonItem]] = {}
         for d in self._described:
             grids = [b.geobox for b in d.bands if b.geobox is not None and not b.is_scl]
             if not grids:
                 raise _no_band(None, [d])
-            tiles.setdefault(site_name(d.item, min(grids, key=pixel_size)), []).append(d)
+            name = site_name(d.item, min(grids, key=pixel_size))
+            _refuse_alike(names.setdefault(name.casefold(), (name, d.item)), name, d.item)
+            tiles.setdefault(name, []).append(d)
         return tiles
 
     @cached_property
@@ -381,22 +441,41 @@ class StacCorpus:
         return source, source.node
 
 
+def _refuse_alike(known: tuple[str, JsonItem], name: str, item: JsonItem) -> None:
+    """Tiles with different names must have different folders, also where a file system knows no upper and lower case."""
+    first, (known_name, known_item) = tile_name(known[1]), known
+    if known_name != name or (first is not None and first != tile_name(item)):
+        raise CatalogError(
+            f"The tiles of items {known_item['id']!r} ({known_name if first is None else first!r}) and {item['id']!r} "
+            f"({tile_name(item)!r}) would be one cube, {name!r}: their names differ only by case or by signs that no "
+            "cube's name has. Mend grid:code, or convert them into stores of their own."
+        )
+
+
 def _at_pixel_size(area: GeoBox, members: Sequence[Described], product: str) -> GeoBox:
     """The area's grid at a product's own pixel size, same corner and CRS units; the area's own where units differ."""
     native = next(b.geobox for d in members for b in d.bands if b.geobox is not None and product_name(b.geobox) == product)
     if native.crs is None or area.crs is None or native.crs.geographic != area.crs.geographic:
         return area
-    return area.zoom_to(resolution=pixel_size(native))
+    return zoomed(area, pixel_size(native))
 
 
 def site_name(item: JsonItem, finest: GeoBox) -> str:
     """MGRS tile, or CRS and corner of the tile grid, as a slug."""
     tile = tile_name(item)
     if tile:
-        return slug(tile)
+        name = slug(tile)
+        if len(name) > MAX_NAME:
+            raise CatalogError(
+                f"The tile of item {item['id']!r} has a name of {len(tile):,} characters ({tile[:40]!r}…); a cube's has at most "
+                f"{MAX_NAME}. Mend grid:code (or s2:mgrs_tile), or leave the item out."
+            )
+        return name
     a = finest.affine
     digits = 6 if finest.crs is not None and finest.crs.geographic else 0
-    return slug(f"{str(finest.crs).replace(':', '')}_{a.c:.{digits}f}_{a.f:.{digits}f}")
+    code = str(finest.crs)
+    short = code.replace(":", "") if len(code) <= MAX_CODE else f"crs-{digest(code)[:8]}"
+    return slug(f"{short}_{a.c:.{digits}f}_{a.f:.{digits}f}")
 
 
 def product_name(box: GeoBox) -> str:

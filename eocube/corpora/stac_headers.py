@@ -7,12 +7,21 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 from odc.geo.geobox import GeoBox
 
-from eocube.corpora.stac_items import BandOfFile, JsonItem, bands_of_item, is_sentinel2, tile_name, time_ms
+from eocube.corpora.stac_check import MAX_SIDE_PX, time_ms
+from eocube.corpora.stac_items import (
+    BandOfFile,
+    JsonItem,
+    bands_of_item,
+    is_integer,
+    is_sentinel2,
+    possible_nodata,
+    tile_name,
+    unreadable,
+)
 from eocube.errors import AssetReadError, CatalogError, GridError
-from eocube.io.rasters import RasterInfo, RasterioReader, Reader, can_hold
+from eocube.io.rasters import RasterInfo, RasterioReader, Reader
 from eocube.model.bands import Band
 
 _HEADERS_AT_ONCE = 16
@@ -71,6 +80,18 @@ def pixel_size(box: GeoBox) -> float:
     return abs(float(box.affine.a))
 
 
+def zoomed(area: GeoBox, resolution: float) -> GeoBox:
+    """The area's grid at another pixel size; GridError where that has more pixels than a cube may have."""
+    ny, nx = area.shape
+    longest = max(int(ny) * abs(float(area.affine.e)), int(nx) * pixel_size(area))
+    if not longest / resolution <= MAX_SIDE_PX:
+        raise GridError(
+            f"The area {area.boundingbox} in {area.crs} at a pixel size of {resolution:g} would have more than {MAX_SIDE_PX:,} "
+            "pixels a side. Choose a smaller area, or other bands; mind the order of the four numbers."
+        )
+    return area.zoom_to(resolution=resolution)
+
+
 def _kind(d: Described, b: BandOfFile) -> _Kind:
     return d.item.get("collection"), b.key
 
@@ -80,11 +101,17 @@ def _header(reader: Reader, hrefs: Iterable[str]) -> Header:
     failure = None
     for href in hrefs:
         try:
-            return reader.describe(href)
+            return _describe(reader, href)
         except AssetReadError as e:
             failure = failure or e
     assert failure is not None  # noqa: S101 - there is a file
     return failure
+
+
+def _describe(reader: Reader, href: str) -> RasterInfo:
+    if reason := unreadable(href):
+        raise AssetReadError(href, "", "header", reason)
+    return reader.describe(href)
 
 
 def _files_to_ask(found: Sequence[Described]) -> dict[_Kind, list[str]]:
@@ -101,7 +128,7 @@ def _files_to_ask(found: Sequence[Described]) -> dict[_Kind, list[str]]:
 
 def _zero_is_empty(item: JsonItem, b: BandOfFile) -> bool:
     """In Sentinel-2's numbers and classes 0 means no data, said or not."""
-    return b.is_scl or (b.dtype is not None and np.dtype(b.dtype).kind in "iu" and is_sentinel2(item))
+    return b.is_scl or (is_integer(b.dtype) and is_sentinel2(item))
 
 
 def _completed(item: JsonItem, band: BandOfFile, header: Header | None) -> list[BandOfFile]:
@@ -118,17 +145,20 @@ def _completed(item: JsonItem, band: BandOfFile, header: Header | None) -> list[
     if header is None:
         return [_with_empty(item, band)]
     if band.bidx > len(header.dtypes):
-        raise CatalogError(f"Asset {band.key!r} declares band {band.bidx}, but {band.href} has {len(header.dtypes)}.")
+        raise CatalogError(
+            f"Asset {band.key!r} of item {item['id']!r} declares band {band.bidx}, but {band.href} has {len(header.dtypes)}. "
+            "Mend the metadata, or leave the item out."
+        )
     alone = not band.unnamed or len(header.dtypes) == 1 or (band.geobox is not None and band.dtype is not None)
     found = []
     for i in [band.bidx] if alone else range(1, len(header.dtypes) + 1):
         dtype = band.dtype or header.dtypes[i - 1]
-        tag = header.nodata if header.nodata is not None and can_hold(dtype, header.nodata) else None
+        stated, tag = possible_nodata(dtype, band.nodata), possible_nodata(dtype, header.nodata)
         one = band._replace(
             bidx=i,
             geobox=band.geobox or header.geobox,
             dtype=dtype,
-            nodata=band.nodata if band.nodata is not None else tag,
+            nodata=stated if stated is not None else tag,
             band=band.band if alone else Band(name=f"{band.key}_{i}", eo_name=f"{band.key}_{i}"),
         )
         found.append(_with_empty(item, one))
@@ -218,7 +248,7 @@ def _likely_grid(
         return area
     native = next(c.geobox for _, c in alike if c.geobox is not None)
     same_units = native.crs is not None and native.crs.geographic == area.crs.geographic
-    return area.zoom_to(resolution=min(sizes)) if same_units else None
+    return zoomed(area, min(sizes)) if same_units else None
 
 
 def _same_place(one: Described, other: Described) -> bool:

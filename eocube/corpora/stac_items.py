@@ -5,8 +5,8 @@ Understands STAC 1.0 (``eo:bands``, ``raster:bands``, ``proj:epsg``) and 1.1 (``
 
 from __future__ import annotations
 
-import datetime as dt
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -15,9 +15,11 @@ from urllib.parse import urljoin, urlsplit
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
+from eocube.corpora.stac_check import MAX_HREF, MAX_SIDE_PX, Fields, check_item, shown, time_ms
 from eocube.errors import CatalogError
+from eocube.io.rasters import can_hold
 from eocube.model.bands import SENTINEL2_BANDS, Band
-from eocube.model.frame import norm_geobox
+from eocube.model.frame import crs_code, norm_geobox
 
 JsonItem = Mapping[str, Any]
 _RASTER_TYPES = ("image/tiff", "image/jp2", "image/vnd.stac.geotiff")
@@ -34,6 +36,20 @@ _SENTINEL2_NAMES: dict[str, Band] = {
 
 _TILE_ID = re.compile(r"_T(\d\d[A-Z]{3})_")
 """The tile in ``s2:tile_id``, which is otherwise different for every scene."""
+
+INTEGERS = ("uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
+FLOATS = ("float32", "float64")
+
+_SCHEMES = {
+    "file", "http", "https", "ftp", "s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "oss", "zip", "tar", "gzip",
+}  # fmt: skip
+
+_HEAD_BYTES = 65_536
+_MAX_DOCUMENT_BYTES = 2**30
+_MAX_ITEMS = 100_000_000
+_MAX_DEPTH = 100
+_MAX_WKT = 100_000
+_TINY = 1e-30
 
 _SCL_CLASSIFICATION = re.compile(r"^scl\b|^scl[_-]", re.IGNORECASE)
 
@@ -59,72 +75,122 @@ def read_items(source: Any) -> list[JsonItem]:
     """Items as dictionaries with absolute hrefs.
 
     ``source`` is a path or URL of a catalogue, collection, item or ItemCollection, such a dictionary, an iterable of items
-    (dictionaries or pystac), or a pystac / pystac-client object. CatalogError where it holds no item.
+    (dictionaries or pystac), or a pystac / pystac-client object. An item that comes twice counts once.
+
+    CatalogError where it holds no item, where a document cannot be read or where an item cannot be used; it names which.
     """
-    items = list(_iter_items(source))
-    if not items:
-        raise CatalogError(f"No STAC item was found in {_shown(source)}. Check the address, or the filter that made the list.")
-    seen: dict[str, JsonItem] = {}
-    for item in items:
+    seen: dict[tuple[str | None, str], JsonItem] = {}
+    for item in _iter_items(source, set()):
         check_item(item)
-        seen.setdefault(f"{item.get('collection')}/{item['id']}", item)
+        known = seen.setdefault((item.get("collection"), item["id"]), item)
+        if known is not item:
+            _refuse_another(known, item)
+    if not seen:
+        raise CatalogError(f"No STAC item was found in {_shown(source)}. Check the address, or the filter that made the list.")
     return list(seen.values())
+
+
+def _refuse_another(first: JsonItem, second: JsonItem) -> None:
+    """Two items of one name must be one: dropping either would be a hole that nobody sees."""
+
+    def hrefs(item: JsonItem) -> dict[str, str]:
+        return {k: str(a.get("href")).partition("?")[0] for k, a in item["assets"].items()}
+
+    for what, one, other in (("datetime", time_ms(first), time_ms(second)), ("hrefs", hrefs(first), hrefs(second))):
+        if one != other:
+            raise CatalogError(
+                f"Item {first['id']!r} of collection {first.get('collection')!r} comes twice, with different {what}. Which of "
+                "them counts is not for eocube to guess: give one of them another id, or leave it out."
+            )
 
 
 def _shown(source: Any) -> str:
     return source if isinstance(source, str) else type(source).__name__
 
 
-def _iter_items(source: Any) -> Iterator[JsonItem]:
+def _iter_items(source: Any, read: set[str]) -> Iterator[JsonItem]:
+    """Items of anything; ``read`` are the documents that were read already, so that links in a circle come to an end."""
     if hasattr(source, "__fspath__"):
         source = source.__fspath__()
     if isinstance(source, str):
-        yield from _from_json(_load(source), source)
+        read.add(source)
+        yield from _from_json(_load(source), source, read)
     elif isinstance(source, Mapping):
-        yield from _from_json(source, "")
+        yield from _from_json(source, "", read)
     elif hasattr(source, "items") and callable(source.items):  # pystac-client's ItemSearch
-        yield from _iter_items(list(source.items()))
+        yield from _iter_items(list(source.items()), read)
     elif hasattr(source, "get_items"):  # pystac's Catalog and Collection
-        yield from _iter_items(list(source.get_items(recursive=True)))
+        yield from _iter_items(list(source.get_items(recursive=True)), read)
     elif hasattr(source, "to_dict"):  # a pystac Item or ItemCollection
         home = source.get_self_href() if hasattr(source, "get_self_href") else ""
-        yield from _from_json(source.to_dict(), home or "")
-    elif isinstance(source, Iterable):
+        yield from _from_json(source.to_dict(), home or "", read)
+    elif isinstance(source, Iterable) and not isinstance(source, bytes):
         for one in source:
-            yield from _iter_items(one)
+            yield from _iter_items(one, read)
     else:
         raise CatalogError(f"A {type(source).__name__} is not a STAC catalogue, item or list of items.")
 
 
 def _load(href: str) -> Any:
+    """The JSON document at an address."""
     import fsspec
 
+    failed = f"The STAC document at {href} could not be read"
     try:
-        with fsspec.open(href, "rt", encoding="utf-8") as f:
-            return json.load(f)
+        with fsspec.open(href, "rb") as f:
+            return json.loads(_begins_as_json(f.read(_HEAD_BYTES)) + f.read(_MAX_DOCUMENT_BYTES))
     except FileNotFoundError as e:
         raise CatalogError(f"No STAC document at {href}: the file does not exist.") from e
-    except (ValueError, OSError) as e:
-        raise CatalogError(f"The STAC document at {href} could not be read: {type(e).__name__}: {e}") from e
+    except IsADirectoryError as e:
+        raise CatalogError(f"{failed}: it is a folder. Name the file in it, such as catalog.json.") from e
+    except RecursionError as e:
+        raise CatalogError(f"{failed}: its lists and objects are nested too deeply.") from e
+    except Exception as e:  # of any of the file systems that fsspec knows
+        raise CatalogError(f"{failed}: {type(e).__name__}: {e}") from e
 
 
-def _from_json(doc: Any, href: str) -> Iterator[JsonItem]:
+def _begins_as_json(head: bytes) -> bytes:
+    """``head``; ValueError where no JSON document begins so: the rest, which may never end, is then not read."""
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] not in (b"{", b"["):
+        raise ValueError("it is no JSON document")
+    return head
+
+
+def _from_json(doc: Any, href: str, read: set[str], depth: int = 0) -> Iterator[JsonItem]:
     kind = doc.get("type") if isinstance(doc, Mapping) else None
+    fields = Fields(doc, href or "The given object") if kind else None
+    if fields is None or kind not in ("Feature", "FeatureCollection", "Catalog", "Collection"):
+        raise CatalogError(
+            f"{href or 'The given object'} is not a STAC Item, ItemCollection, Catalog or Collection: its type is {shown(kind)}."
+        )
     if kind == "Feature":
         yield _absolute(doc, href)
     elif kind == "FeatureCollection":
-        for feature in doc.get("features", []):
+        for feature in fields.listed("features", "a list of items", most=_MAX_ITEMS):
             yield _absolute(feature, href)
-    elif kind in {"Catalog", "Collection"}:
-        for link in doc.get("links", []):
-            if link.get("rel") in {"child", "item", "items"}:
-                target = _join(href, str(link.get("href")))
-                for item in _from_json(_load(target), target):
-                    yield _with_licence(item, doc)
+    elif depth > _MAX_DEPTH:
+        raise CatalogError(f"The catalogue at {href} lies more than {_MAX_DEPTH} links below the first one.")
     else:
-        raise CatalogError(
-            f"{href or 'The given object'} is not a STAC Item, ItemCollection, Catalog or Collection: its type is {kind!r}."
-        )
+        fields.text("license")
+        for link in _links(fields):
+            target = _join(href, link)
+            if target not in read:
+                read.add(target)
+                for item in _from_json(_load(target), target, read, depth + 1):
+                    yield _with_licence(item, doc)
+
+
+def _links(catalog: Fields) -> Iterator[str]:
+    """Addresses of what a catalogue holds."""
+    for link in catalog.objects("links"):
+        if link.get("rel") in ("child", "item", "items"):
+            href = Fields(link, f"{catalog.where}, link to {link['rel']}").text("href", most=MAX_HREF)
+            if not href or "::" in href:  # fsspec's chains could write copies to places of their own
+                raise CatalogError(
+                    f"{catalog.where} has a link to {link['rel']} with the href {shown(href)}; expected one path or URL. "
+                    "Mend the catalogue."
+                )
+            yield href
 
 
 def _with_licence(item: JsonItem, collection: Mapping[str, Any]) -> JsonItem:
@@ -137,45 +203,40 @@ def _with_licence(item: JsonItem, collection: Mapping[str, Any]) -> JsonItem:
 
 def _absolute(item: Any, href: str) -> JsonItem:
     if not isinstance(item, Mapping) or not isinstance(item.get("assets"), Mapping):
-        raise CatalogError(f"An item in {href or 'the given list'} has no assets object.")
-    base = href or next((str(x.get("href")) for x in item.get("links", []) if x.get("rel") == "self"), "")
-    assets = {k: {**a, "href": _join(base, str(a.get("href", "")))} for k, a in item["assets"].items() if isinstance(a, Mapping)}
+        name = f"Item {shown(item.get('id'))}" if isinstance(item, Mapping) else f"An item ({shown(item)})"
+        raise CatalogError(f"{name} in {href or 'the given list'} has no assets object.")
+    base = href or _self_href(item)
+    assets = {k: _at_home(a, base) for k, a in item["assets"].items()}
     return {**item, "assets": assets}
 
 
+def _self_href(item: JsonItem) -> str:
+    links = item.get("links")
+    for link in links if isinstance(links, list | tuple) else ():
+        if isinstance(link, Mapping) and link.get("rel") == "self" and isinstance(link.get("href"), str):
+            return str(link["href"])
+    return ""
+
+
+def _at_home(asset: Any, base: str) -> Any:
+    if not isinstance(asset, Mapping) or not isinstance(asset.get("href"), str) or not asset["href"]:
+        return asset  # refused by name where it is used
+    return {**asset, "href": _join(base, asset["href"])}
+
+
 def _join(base: str, href: str) -> str:
-    if urlsplit(href).scheme or href.startswith("/") or not base:
+    try:
+        scheme = urlsplit(base).scheme
+        if scheme in {"http", "https"}:
+            return href if href.startswith("/vsi") else urljoin(base, href)
+        if urlsplit(href).scheme or href.startswith("/") or not base:
+            return href
+    except ValueError:  # brackets that are no IPv6 address
         return href
-    if urlsplit(base).scheme in {"http", "https"}:
-        return urljoin(base, href)
     from posixpath import join, normpath
 
     scheme, mark, rest = base.rpartition("://")
     return f"{scheme}{mark}{normpath(join(rest.rpartition('/')[0], href))}"
-
-
-def check_item(item: JsonItem) -> None:
-    """CatalogError where id, properties or datetime are missing or of another type."""
-    name = item.get("id")
-    if not isinstance(name, str) or not name:
-        raise CatalogError(f"A STAC item has id {name!r}; an id must be a non-empty text.")
-    if not isinstance(item.get("properties"), Mapping):
-        raise CatalogError(f"Item {name!r} has no properties object.")
-    time_ms(item)
-
-
-def time_ms(item: JsonItem) -> int:
-    """Acquisition time in ms: ``datetime``, or ``start_datetime`` where that is null. CatalogError where neither is a time."""
-    p = item["properties"]
-    text: Any = p.get("datetime") or p.get("start_datetime")
-    try:
-        when = dt.datetime.fromisoformat(text)
-    except (ValueError, TypeError) as e:
-        raise CatalogError(
-            f"Item {item['id']!r} has no usable datetime: found {text!r}. A cube needs a date for every item."
-        ) from e
-    when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-    return round(when.timestamp() * 1000)
 
 
 def bands_of_item(item: JsonItem) -> list[BandOfFile]:
@@ -191,42 +252,100 @@ def _is_raster(key: str, asset: Mapping[str, Any]) -> bool:
     roles = set(asset.get("roles") or [])
     if roles & {"thumbnail", "overview", "metadata", "visual"} or _PICTURE.match(key):
         return False
-    return kind in _RASTER_TYPES or (not kind and str(asset["href"]).lower().endswith((".tif", ".tiff", ".jp2")))
+    return kind in _RASTER_TYPES or (not kind and str(asset.get("href")).lower().endswith((".tif", ".tiff", ".jp2")))
 
 
 def _bands_of_asset(item: JsonItem, key: str, asset: Mapping[str, Any]) -> list[BandOfFile]:
-    described = asset.get("bands") or []
-    eo, raster = asset.get("eo:bands") or [], asset.get("raster:bands") or []
+    where = f"Item {item['id']!r}, asset {key!r}"
+    fields = Fields(asset, where)
+    href = fields.text("href", most=MAX_HREF)
+    if not href:
+        raise fields.refusal("href", "the path or URL of a file")
+    described, eo, raster = (fields.objects(name) for name in ("bands", "eo:bands", "raster:bands"))
     n = max(len(described), len(eo), len(raster), 1)
     grid = declared_grid(item, asset)
     out = []
     for i in range(n):
         merged: dict[str, Any] = {}
         for source in (asset, _at(raster, i), _at(eo, i), _at(described, i)):
-            merged |= {k.removeprefix("raster:").removeprefix("eo:"): v for k, v in source.items() if v is not None}
-        name = merged.get("name") if (described or eo) else None
+            merged |= {
+                k.removeprefix("raster:").removeprefix("eo:"): v
+                for k, v in source.items()
+                if v is not None and isinstance(k, str)
+            }
+        said = Fields(merged, where if n == 1 else f"{where}, band {i + 1}")
+        name = said.text("name") if (described or eo) else None
         own = key if n == 1 else f"{key}_{i + 1}"
-        is_scl = bool(_SCL_CLASSIFICATION.match(key) or _SCL_CLASSIFICATION.match(str(name or "")))
+        is_scl = bool(_SCL_CLASSIFICATION.match(key) or _SCL_CLASSIFICATION.match(name or ""))
+        dtype = _dtype(said)
         out.append(
             BandOfFile(
                 key=key,
-                href=str(asset["href"]),
+                href=href,
                 bidx=i + 1,
-                band=Band(name="scl") if is_scl else _band(item, name, merged.get("common_name"), own),
+                band=Band(name="scl") if is_scl else _band(item, name, said.text("common_name"), own),
                 is_scl=is_scl,
                 geobox=grid,
-                dtype=merged.get("data_type"),
-                nodata=_number(merged.get("nodata")),
-                scale=_number(merged.get("scale")),
-                offset=_number(merged.get("offset")),
+                dtype=dtype,
+                nodata=possible_nodata(dtype, said.number("nodata", finite=False)),
+                scale=_scale(said),
+                offset=_offset(said),
                 unnamed=not (described or eo or raster),
             )
         )
     return out
 
 
-def _at(values: list[Any], i: int) -> Mapping[str, Any]:
-    return values[i] if i < len(values) and isinstance(values[i], Mapping) else {}
+def _at(values: list[Mapping[str, Any]], i: int) -> Mapping[str, Any]:
+    return values[i] if i < len(values) else {}
+
+
+def _dtype(said: Fields) -> str | None:
+    """NumPy's name of the data type, None where none of NumPy's is stated (``other``); the files tell then."""
+    dtype = said.text("data_type")
+    return None if dtype in (None, "other") else dtype
+
+
+def is_integer(dtype: str | None) -> bool:
+    """Whether a data type is one of NumPy's integers."""
+    return dtype in INTEGERS
+
+
+def unreadable(href: str) -> str | None:
+    """Why an address is none of a raster file; None where it may be one.
+
+    GDAL takes many a text for a description of data of its own (``<VRTDataset>…``, ``WMTS:…``), and may then fetch or keep what
+    the item never spoke of.
+    """
+    scheme, mark, _ = href.partition(":")
+    if href.startswith("/vsistd"):
+        return "standard input and output are no files"
+    if "<" in href or href.startswith("{"):
+        return "this is no path or URL"
+    if mark and "/" not in scheme and "\\" not in scheme and len(scheme) > 1 and not set(scheme.lower().split("+")) <= _SCHEMES:
+        return f"files behind {shown(scheme + ':')} are not read; known are paths and {', '.join(sorted(_SCHEMES))}"
+    return None
+
+
+def possible_nodata(dtype: str | None, nodata: float | None) -> float | None:
+    """``nodata``, None where no pixel of that type can have the value: it then says nothing, as a file's own tag would."""
+    if nodata is None or not is_integer(dtype) or can_hold(str(dtype), nodata):
+        return nodata
+    return None
+
+
+def _scale(said: Fields) -> float | None:
+    scale = said.number("scale")
+    if scale is not None and not _TINY < abs(scale) < 1 / _TINY:
+        raise said.refusal("scale", f"a number between {_TINY:g} and {1 / _TINY:g}")
+    return scale
+
+
+def _offset(said: Fields) -> float | None:
+    offset = said.number("offset")
+    if offset is not None and abs(offset) > 1 / _TINY:
+        raise said.refusal("offset", f"a number of at most {1 / _TINY:g}")
+    return offset
 
 
 def _band(item: JsonItem, name: str | None, common: str | None, key: str) -> Band:
@@ -237,37 +356,81 @@ def _band(item: JsonItem, name: str | None, common: str | None, key: str) -> Ban
             if known is not None:
                 return known
     own = name or key
-    return Band(name=str(common or own), eo_name=str(own))
-
-
-def _number(value: Any) -> float | None:
-    if value is None or isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
+    return Band(name=own if common in (None, "", "scl") else str(common), eo_name=own)
 
 
 def declared_grid(item: JsonItem, asset: Mapping[str, Any]) -> GeoBox | None:
-    """The grid that ``proj:`` fields give, on the asset or its item; None where they are incomplete."""
-    p = item["properties"]
+    """The grid that ``proj:`` fields give, on the asset or its item; None where they are incomplete.
 
-    def field(name: str) -> Any:
-        return asset.get(name) if asset.get(name) is not None else p.get(name)
-
-    epsg = field("proj:epsg")
-    crs = field("proj:code") or (f"EPSG:{epsg}" if epsg else None) or field("proj:wkt2")
-    shape, transform = field("proj:shape"), field("proj:transform")
+    CatalogError where they are no grid, or name two CRSs.
+    """
+    both = Fields({**item["properties"], **{k: v for k, v in asset.items() if v is not None}}, f"Item {item['id']!r}")
+    shape, transform = both.numbers("proj:shape", 2), both.numbers("proj:transform", 6)
+    crs = _declared_crs(asset, both.where) or _declared_crs(item["properties"], both.where)
     if crs is None or shape is None or transform is None:
         return None
+    reason: Any = "a side has no pixel, or more than 16,777,216"
     try:
-        ny, nx = (int(n) for n in shape)
-        return norm_geobox(GeoBox((ny, nx), Affine(*(float(v) for v in list(transform)[:6])), str(crs)))
-    except Exception as e:
+        if len(shape) == 2 and all(1 <= n <= MAX_SIDE_PX and n == int(n) for n in shape):
+            reason = "the pixels have no width or height"
+            affine = Affine(*transform[:6])
+            if affine.a and affine.e and math.isfinite((~affine).a):
+                return norm_geobox(GeoBox((int(shape[0]), int(shape[1])), affine, crs))
+    except Exception as e:  # noqa: BLE001 - whatever a CRS library says to a text that is none
+        reason = e
+    raise CatalogError(
+        f"Item {item['id']!r} declares a grid that makes no sense: CRS {shown(crs)}, shape {shown(shape)}, transform "
+        f"{shown(transform)}: {str(reason)[:200]}. Mend the metadata, or leave the item out."
+    ) from (reason if isinstance(reason, Exception) else None)
+
+
+def _declared_crs(values: Mapping[str, Any], where: str) -> str | None:
+    """The CRS that one object states, as text; CatalogError where it states two."""
+    fields = Fields(values, where)
+    epsg, projjson = fields.number("proj:epsg"), values.get("proj:projjson")
+    if epsg is not None and (epsg != int(epsg) or not 1 <= epsg < 2**31):
+        raise fields.refusal("proj:epsg", "an EPSG code")
+    if projjson is not None and not isinstance(projjson, Mapping):
+        raise fields.refusal("proj:projjson", "an object")
+    code, wkt2 = fields.text("proj:code"), values.get("proj:wkt2")
+    if wkt2 is not None and (not isinstance(wkt2, str) or len(wkt2) > _MAX_WKT):
+        raise fields.refusal("proj:wkt2", f"a text of at most {_MAX_WKT:,} characters")
+    stated = {
+        "proj:code": code or None,
+        "proj:epsg": f"EPSG:{int(epsg)}" if epsg else None,
+        "proj:wkt2": wkt2 or None,
+        "proj:projjson": _json_text(projjson, fields) if projjson else None,
+    }
+    known = {name: text for name, text in stated.items() if text is not None}
+    if len(known) > 1:
+        _refuse_two_crs(known, where)
+    return next(iter(known.values()), None)
+
+
+def _json_text(projjson: Any, fields: Fields) -> str:
+    try:
+        text = json.dumps(projjson, sort_keys=True)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise fields.refusal("proj:projjson", "JSON") from e
+    if len(text) > _MAX_WKT:
+        raise fields.refusal("proj:projjson", f"a text of at most {_MAX_WKT:,} characters")
+    return text
+
+
+def _refuse_two_crs(stated: Mapping[str, str], where: str) -> None:
+    """CatalogError where the texts are of several coded CRSs; one without a code is not compared."""
+    try:
+        codes = {name: crs_code(text) for name, text in stated.items()}
+    except Exception as e:  # whatever a CRS library says to a text that is none
+        listed = "; ".join(f"{name} {shown(text)}" for name, text in stated.items())
+        raise CatalogError(f"{where} declares a grid that makes no sense: {listed}: {str(e)[:200]}. Mend the metadata.") from e
+    found = {name: code for name, code in codes.items() if code is not None}
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{name} {code}" for name, code in found.items())
         raise CatalogError(
-            f"Item {item['id']!r} declares a grid that makes no sense: {crs}, shape {shape}, transform {transform}: {e}"
-        ) from e
+            f"{where} states two coordinate reference systems: {listed}. Mend the metadata: one of them is wrong, and so "
+            "would the cube's place be."
+        )
 
 
 def tile_name(item: JsonItem) -> str | None:

@@ -21,6 +21,7 @@ from eocube.model.hooks import kill_hook
 from eocube.model.recipe import RECIPE_ATTR
 from eocube.model.spec import FORMAT
 
+_DAY_MS = 86_400_000
 ClaimKind = Literal["new", "same", "grow"]
 
 
@@ -81,11 +82,13 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     name = f"{meta.cube}/{meta.product}"
     have, want = old[EOCUBE_ATTR]["time_ms"], new[EOCUBE_ATTR]["time_ms"]
     if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
-        raise SettingsError(f"Cube {name!r} in {where}", _differences(old, new))
+        codecs = {"codec": (_codec(stored), _codec(meta.root))} if _codec(stored) != _codec(meta.root) else {}
+        raise SettingsError(f"Cube {name!r} in {where}", _differences(old, new) or codecs or _ids(old, new))
     for key, stands, asked in _fixed(old, new):
         if stands != asked:
             raise GridError(f"Cube {name!r} in {where} has {key} {stands}, this run asks for {asked}. Write another product.")
     if not set(have) <= set(want):
+        _refuse_earlier_item(name, have, want)
         raise StalePlanError(
             f"Cube {name!r} in {where} holds {len(have)} dates, this run knows {len(set(have) & set(want))} of them. A run never "
             f"takes dates away; nothing was changed. Run with all dates, or with --rebuild {name} to begin anew."
@@ -96,8 +99,16 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     return "same" if json.loads(stored) == meta.template.root_json else "grow"
 
 
+def _refuse_earlier_item(name: str, have: list[int], want: list[int]) -> None:
+    """LateDateError where a day that is there begins earlier now: a day's date is that of its first item."""
+    gone, new = sorted(set(have) - set(want)), sorted(set(want) - set(have))
+    earlier = [next((n for n in new if 0 < g - n < _DAY_MS), None) for g in gone]
+    if len(want) >= len(have) and all(n is not None for n in earlier):
+        raise LateDateError(name, _iso(min(n for n in earlier if n is not None)), _iso(have[-1]))
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[object, object]]:
-    """What of the settings differs: name → (stored, planned)."""
+    """What of the settings differs: name → (stored, planned); nothing where only the codec does."""
     a, b = old[EOCUBE_ATTR], new[EOCUBE_ATTR]
 
     def named(e: dict[str, Any]) -> dict[str, Any]:
@@ -112,9 +123,37 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[ob
 
     both = zip(named(a).items(), named(b).values(), strict=True)
     found = {name: (stored, asked) for (name, stored), asked in both if stored != asked}
-    if old.get(RECIPE_ATTR) != new.get(RECIPE_ATTR):
+    known, wanted = (_inputs(attrs.get(RECIPE_ATTR)) for attrs in (old, new))
+    found |= {name: (known.get(name), wanted.get(name)) for name in {**known, **wanted} if known.get(name) != wanted.get(name)}
+    if old.get(RECIPE_ATTR) != new.get(RECIPE_ATTR) and (
+        not found or _steps(old.get(RECIPE_ATTR)) != _steps(new.get(RECIPE_ATTR))
+    ):
         found["recipe"] = (_steps(old.get(RECIPE_ATTR)), _steps(new.get(RECIPE_ATTR)))
-    return found or {"settings": (a["settings_id"], b["settings_id"])}
+    return found
+
+
+def _ids(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[object, object]]:
+    return {"settings": (old[EOCUBE_ATTR]["settings_id"], new[EOCUBE_ATTR]["settings_id"])}
+
+
+def _codec(root: bytes) -> str:
+    """The codecs of the chunks of ``data``, in a few words; nothing where the root does not tell."""
+    try:
+        (outer,) = json.loads(root)["consolidated_metadata"]["metadata"]["data"]["codecs"]
+        told = ((c["name"], c.get("configuration", {})) for c in outer["configuration"]["codecs"])
+        return ", ".join(" ".join([name, *(f"{k}={v}" for k, v in how.items())]) for name, how in told)
+    except (KeyError, TypeError, ValueError):
+        return ""
+
+
+def _inputs(recipe: str | None) -> dict[str, object]:
+    """What a recipe says of how its inputs are read, beside their bands and numbers: resampling, mosaic, decode …"""
+    try:
+        told = json.loads(recipe or "{}").get("inputs", {})
+    except (ValueError, AttributeError):
+        return {}
+    skipped = {"kind", "settings", "bands", "masks", "scale", "offset", "nodata"}
+    return {k: v for one in told.values() for k, v in one.items() if k not in skipped}
 
 
 def _steps(recipe: str | None) -> str:

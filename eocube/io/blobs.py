@@ -8,7 +8,10 @@ Nothing here relies on rename beyond the local staging folder, on append or on l
 from __future__ import annotations
 
 import contextlib
+import errno
+import html
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +24,9 @@ from eocube.errors import StoreReadError, StoreWriteError, UnknownNameError
 
 STAGING = "tmp"
 STAGING_MAX_AGE_S = 86_400
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REASON_CHARS = 300
 _OBSTORE_SCHEMES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https"}
 
 Options = Mapping[str, Any]
@@ -88,10 +94,7 @@ class Scratch:
         self._file.close()
 
     def _error(self, error: OSError) -> StoreWriteError:
-        return StoreWriteError(
-            f"Encoded pixels could not be laid by in a file below {self._folder}: {error.strerror or error}. Check the path, its "
-            "permissions and the free space, then run the same command again; finished regions are kept."
-        )
+        return _unwritten(f"Encoded pixels could not be laid by in a file below {self._folder}", error)
 
 
 def open_blobs(url: str | os.PathLike[str], storage_options: Options | None = None) -> Blobs:
@@ -100,12 +103,20 @@ def open_blobs(url: str | os.PathLike[str], storage_options: Options | None = No
     ``storage_options`` go to obstore (s3, gs, az, http) or fsspec (others) as they are; nothing is taken from them into a store.
     """
     text = os.fspath(url)
+    if not text or "\0" in text:
+        raise UnknownNameError("store address", text, ["a folder", "s3://…", "gs://…", "az://…", "https://…", "memory://…"])
     scheme = urlsplit(text).scheme.lower()
     if scheme in {"", "file"} or len(scheme) == 1:
         return LocalBlobs(text.removeprefix("file://"))
     if scheme in _OBSTORE_SCHEMES:
         return ObstoreBlobs(text.rstrip("/"), storage_options or {})
     return FsspecBlobs(text.rstrip("/"), storage_options or {})
+
+
+def is_folder(url: str) -> bool:
+    """Whether objects at ``url`` are files of this machine."""
+    scheme = urlsplit(url).scheme.lower()
+    return scheme in {"", "file"} or len(scheme) == 1
 
 
 class LocalBlobs:
@@ -124,6 +135,8 @@ class LocalBlobs:
                 return f.read()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, e.strerror or str(e)) from e
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
@@ -152,32 +165,37 @@ class LocalBlobs:
                     f.write(part)
             yield staged
         except OSError as e:
-            raise StoreWriteError(
-                f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}: {e.strerror or e}. Check the path, "
-                "its permissions and the free space, then run the same command again; finished regions are kept."
-            ) from e
+            raise _unwritten(f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}", e) from e
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(staged)  # noqa: PTH108
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """See :class:`Blobs`."""
-        top = self._path(prefix)
-        for folder, _, files in os.walk(top):
+        for folder, _, files in os.walk(self._path(prefix), onerror=self._refuse_unlisted):
             for name in files:
                 path = f"{folder}/{name}"
                 with contextlib.suppress(FileNotFoundError):
                     yield os.path.relpath(path, self.url), os.stat(path).st_size  # noqa: PTH116
 
+    def _refuse_unlisted(self, error: OSError) -> None:
+        """A folder that is there and cannot be looked into must not pass for an empty one."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoreReadError(self.url, str(error.filename), error.strerror or str(error)) from error
+
     def delete(self, key: str) -> None:
         """See :class:`Blobs`."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(self._path(key))  # noqa: PTH108
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as e:
+            raise _unwritten(f"Object {key!r} could not be deleted below {self.url}", e) from e
 
     def sweep_staging(self) -> None:
         """Remove staged files older than a day: what a killed run left behind."""
         oldest = time.time() - STAGING_MAX_AGE_S
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with contextlib.suppress(OSError):  # the first write says what is the matter with the place
             for entry in os.scandir(self._path(STAGING)):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat().st_mtime < oldest:
@@ -203,6 +221,21 @@ def _in_folder(path: str, act: Callable[[], Any]) -> Any:
         return act()
 
 
+def _unwritten(what: str, error: OSError) -> StoreWriteError:
+    """The error for something that this machine does not let us write, with what to do about it."""
+    if error.errno in _NO_SPACE:
+        todo = "Make free space there (or raise the limit)"
+    elif error.errno in _NOT_ALLOWED:
+        todo = "It is read-only for this user: mend the permissions or the mount, or name another store"
+    else:
+        todo = "Check the path, its permissions and the free space"
+    found = StoreWriteError(
+        f"{what}: {error.strerror or error}. {todo}, then run the same command again; finished regions are kept."
+    )
+    found.errno = error.errno
+    return found
+
+
 def _joined(parts: Iterable[bytes], n_bytes: int) -> bytearray:
     """One piece; parts that nobody else holds go while it fills."""
     whole, end = bytearray(n_bytes), 0
@@ -223,12 +256,16 @@ class ObstoreBlobs:
 
     @cached_property
     def _store(self) -> Any:
+        from obstore.exceptions import BaseError
         from obstore.store import from_url
 
         options = dict(self._options)
         if self.url.startswith("http://"):
             options["client_options"] = {"allow_http": True, **options.get("client_options", {})}
-        return from_url(self.url, **options)
+        try:
+            return from_url(self.url, **options)
+        except (BaseError, ValueError, TypeError) as e:
+            raise StoreReadError(self.url, "zarr.json", f"the address or its options are not understood: {reason_of(e)}") from e
 
     def get(self, key: str) -> bytes | None:
         """See :class:`Blobs`."""
@@ -239,8 +276,8 @@ class ObstoreBlobs:
             return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError:
             return None
-        except BaseError as e:
-            raise StoreReadError(self.url, key, str(e)) from e
+        except (BaseError, OSError) as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
@@ -268,11 +305,14 @@ class ObstoreBlobs:
             obstore.put(self._store, key, body, mode=mode, use_multipart=False if mode == "create" else None)
         except AlreadyExistsError:
             raise
-        except BaseError as e:
-            raise StoreWriteError(
-                f"Object {key!r} ({len(body)} bytes) could not be written to {self.url}: {type(e).__name__}. "
-                "Check credentials and the bucket, then run the same command again; finished regions are kept."
-            ) from e
+        except (BaseError, OSError) as e:
+            raise self._unwritten(f"Object {key!r} ({len(body)} bytes) could not be written to", e) from e
+
+    def _unwritten(self, what: str, error: Exception) -> StoreWriteError:
+        return StoreWriteError(
+            f"{what} {self.url}: {reason_of(error)}. Check the address, that its credentials may write, and the network, then "
+            "run the same command again; finished regions are kept."
+        )
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """See :class:`Blobs`."""
@@ -290,15 +330,20 @@ class ObstoreBlobs:
             for page in obstore.list(self._store, prefix=prefix):
                 for entry in page:
                     yield str(entry["path"]), int(entry["size"])
-        except BaseError as e:
-            raise StoreReadError(self.url, f"{prefix}/", str(e)) from e
+        except (BaseError, OSError) as e:
+            raise StoreReadError(self.url, f"{prefix}/", reason_of(e)) from e
 
     def delete(self, key: str) -> None:
         """See :class:`Blobs`."""
         import obstore
+        from obstore.exceptions import BaseError
 
-        with contextlib.suppress(FileNotFoundError):
+        try:
             obstore.delete(self._store, key)
+        except FileNotFoundError:
+            return
+        except (BaseError, OSError) as e:
+            raise self._unwritten(f"Object {key!r} could not be deleted in", e) from e
 
     def scratch(self) -> Scratch | None:
         """See :class:`Blobs`."""
@@ -309,6 +354,27 @@ class ObstoreBlobs:
         from zarr.storage import ObjectStore
 
         return ObjectStore(self._store, read_only=True)
+
+
+def reason_of(error: Exception) -> str:
+    """What an object store's error says, in a sentence: the server's own code and words, else the system's, else its first line.
+
+    The library puts the request, its duration and a dump of its inner state around them.
+    """
+    whole = str(error)
+    text = whole.partition("Debug source:")[0]
+    said = [
+        html.unescape(found[1]).strip() for tag in ("Code", "Message") if (found := re.search(rf"<{tag}>([^<]+)</{tag}>", text))
+    ]
+    status = re.search(r"status code: (\d{3}[A-Za-z ]*)", text)
+    system = re.search(r'kind: \w+,\s*message: "([^"]+)"', whole)
+    if said or status:
+        reason = f"the server answers {' '.join([status[1].strip()] if status else [])}: {': '.join(said)}".rstrip(": ")
+    elif system:
+        reason = f"no connection: {system[1]}"
+    else:
+        reason = re.sub(r"Error performing [A-Z]+ \S+( in [\d.]+\S+)?( - )?|^Generic \w+ error: ", "", text)
+    return " ".join(reason.split()).rstrip(".")[:_REASON_CHARS] or type(error).__name__
 
 
 class FsspecBlobs:
@@ -342,11 +408,22 @@ class FsspecBlobs:
             body: bytes = self._opened[0].cat_file(self._path(key))
         except (FileNotFoundError, IsADirectoryError):
             return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
         return body
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
-        self._opened[0].pipe_file(self._path(key), body)
+        self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", "pipe_file", key, body)
+
+    def _write(self, what: str, act: str, key: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            getattr(self._opened[0], act)(self._path(key), *args, **kwargs)
+        except FileExistsError:
+            raise
+        except OSError as e:
+            if not (act == "rm_file" and isinstance(e, FileNotFoundError)):
+                raise _unwritten(f"{what} {self.url}", e) from e
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
         """See :class:`Blobs`."""
@@ -355,7 +432,7 @@ class FsspecBlobs:
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`."""
         try:
-            self._opened[0].pipe_file(self._path(key), body, mode="create")
+            self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", "pipe_file", key, body, mode="create")
         except FileExistsError:
             return False
         return True
@@ -372,8 +449,7 @@ class FsspecBlobs:
 
     def delete(self, key: str) -> None:
         """See :class:`Blobs`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._opened[0].rm_file(self._path(key))
+        self._write(f"Object {key!r} could not be deleted in", "rm_file", key)
 
     def scratch(self) -> Scratch | None:
         """See :class:`Blobs`."""

@@ -11,6 +11,7 @@ import xarray as xr
 
 from eocube.errors import CatalogError, CubeError, EocubeError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
+from eocube.exec.executors import executing
 from eocube.exec.region import Errors
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import cube_path, read_root
@@ -99,20 +100,21 @@ def compose(
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     steps = {"mask": mask, "reflectance": reflectance, "index": index, "freq": freq, "method": method}
     plans = plan_compose(store, out, sites=sites, products=products, suffix=suffix, settings=settings, steps=steps)
-    if rebuild:
-        planned = list(plans)
-        delete_cubes(out, choose_cubes(rebuild, planned), storage_options=storage_options)
-        plans = iter(planned)
-    return run_plans(
-        out,
-        plans,
-        executor=executor,
-        limit=limit,
-        retry=retry,
-        storage_options=storage_options,
-        store_attrs=store_attrs(store, storage_options),
-        on_done=on_done,
-    )
+    with executing(executor) as running:  # before anything is deleted: an executor may not be there
+        if rebuild:
+            planned = list(plans)
+            delete_cubes(out, choose_cubes(rebuild, planned), storage_options=storage_options)
+            plans = iter(planned)
+        return run_plans(
+            out,
+            plans,
+            executor=running,
+            limit=limit,
+            retry=retry,
+            storage_options=storage_options,
+            store_attrs=store_attrs(store, storage_options),
+            on_done=on_done,
+        )
 
 
 def store_attrs(store: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, object]:

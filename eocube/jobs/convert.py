@@ -8,6 +8,7 @@ from typing import Any
 from eocube.corpora.protocol import Corpus
 from eocube.errors import CatalogError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
+from eocube.exec.executors import executing
 from eocube.exec.region import Errors
 from eocube.jobs.open import OpenedCorpus
 from eocube.jobs.rebuild import choose_cubes, delete_cubes
@@ -48,20 +49,21 @@ def convert(
     """
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plans = plan_convert(corpus, store, sites=sites, products=products, settings=settings)
-    if rebuild:
-        planned = list(plans)
-        delete_cubes(store, choose_cubes(rebuild, planned), storage_options=storage_options)
-        plans = iter(planned)
-    return run_plans(
-        store,
-        plans,
-        executor=executor,
-        limit=limit,
-        retry=retry,
-        storage_options=storage_options,
-        store_attrs=store_attrs(corpus),
-        on_done=on_done,
-    )
+    with executing(executor) as running:  # before anything is deleted: an executor may not be there
+        if rebuild:
+            planned = list(plans)
+            delete_cubes(store, choose_cubes(rebuild, planned), storage_options=storage_options)
+            plans = iter(planned)
+        return run_plans(
+            store,
+            plans,
+            executor=running,
+            limit=limit,
+            retry=retry,
+            storage_options=storage_options,
+            store_attrs=store_attrs(corpus),
+            on_done=on_done,
+        )
 
 
 def store_attrs(corpus: OpenedCorpus | Corpus) -> dict[str, object]:

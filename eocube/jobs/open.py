@@ -10,20 +10,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import xarray as xr
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from eocube.corpora.protocol import Corpus
 from eocube.corpora.stac import StacCorpus, StacOptions, build_source, pixel_size
+from eocube.corpora.stac_check import MAX_SIDE_PX
 from eocube.corpora.stac_items import bands_of_item, read_items
-from eocube.errors import GridError, StoreNotFoundError, UnknownNameError
+from eocube.errors import GridError, UnknownNameError
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource, Decode, cube_path
 from eocube.io.index import footprint, read_index
-from eocube.io.template import ROOT
 from eocube.jobs.period import parse_period
+from eocube.jobs.roots import require_store
 from eocube.lazy.cube import default_chunks, lazy_cube
 from eocube.model.spec import SUMMARY
 
+MOSAICS = ("solar_day", "none")
 CORPORA: dict[str, str] = {"stac": "static STAC catalogue, item or ItemCollection of GeoTIFFs (path, URL or object)"}
 
 
@@ -127,13 +130,18 @@ def load_stac(
     CatalogError, UnknownNameError, GridError, RadiometryError
         Before any pixel is read.
     """
+    options = stac_options(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
     found = read_items(items)
-    if mosaic not in ("solar_day", "none"):
-        raise UnknownNameError("mosaic", mosaic, ["solar_day", "none"])
     box = geobox if geobox is not None else _grid(found, bbox, bounds, crs, resolution)
-    options = StacOptions(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
     source = build_source(found, bands=bands, geobox=box, options=options)
     return lazy_cube(source, source.node, chunks=chunks or default_chunks(source.block_yx, source.frame()))
+
+
+def stac_options(*, resampling: str, mosaic: str, dn_offset: int | None) -> StacOptions:
+    """The options, checked: UnknownNameError or RadiometryError for a value that is none of them."""
+    if mosaic not in MOSAICS:
+        raise UnknownNameError("mosaic", mosaic, MOSAICS)
+    return StacOptions(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
 
 
 def _grid(
@@ -155,17 +163,46 @@ def _grid(
         if not declared:
             raise GridError("The items declare no grid; pass crs= and resolution=.")
         crs = declared[0].crs
+    crs = norm_crs(crs)
     if resolution is None:
-        same = [b for b in declared if b.crs == GeoBox((1, 1), b.affine, crs).crs]
+        same = [b for b in declared if b.crs == crs]
         if not same:
             raise GridError(f"No item lies in {crs}; pass resolution= in its units.")
         resolution = min(pixel_size(b) for b in same)
     if bbox is not None:
         from odc.geo.geom import box as geo_box
 
-        bounds = geo_box(*bbox, crs="EPSG:4326").to_crs(crs).boundingbox.bbox
-    assert bounds is not None  # noqa: S101 - one of the two is given
-    return GeoBox.from_bbox(bounds, crs=crs, resolution=resolution, anchor="edge")
+        corners = _corners("bbox", bbox, "west, south, east, north in degrees")
+        bounds = geo_box(*corners, crs="EPSG:4326").to_crs(crs).boundingbox.bbox
+    left, bottom, right, top = _corners("bounds", bounds, f"left, bottom, right, top in {crs}")
+    longest = max(right - left, top - bottom)
+    if not (isinstance(resolution, int | float) and resolution > 0 and longest / resolution <= MAX_SIDE_PX):
+        raise GridError(
+            f"resolution is {resolution!r} for an area of {right - left:g} × {top - bottom:g} in the units of {crs}: expected a "
+            f"positive number that gives at most {MAX_SIDE_PX:,} pixels a side."
+        )
+    return GeoBox.from_bbox((left, bottom, right, top), crs=crs, resolution=resolution, anchor="edge")
+
+
+def norm_crs(crs: Any) -> CRS:
+    """A CRS from a code, WKT, PROJ text or object; GridError for anything else."""
+    try:
+        return CRS(crs)
+    except Exception as e:  # whatever a CRS library says to what is none
+        raise GridError(
+            f"crs is {str(crs)[:80]!r}, which is no coordinate reference system ({e}). Give a code, EPSG:32635."
+        ) from e
+
+
+def _corners(name: str, given: Any, meaning: str) -> tuple[float, float, float, float]:
+    """Four finite numbers in order; GridError otherwise."""
+    try:
+        left, bottom, right, top = (float(v) for v in given)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise GridError(f"{name} is {str(given)[:80]!r}; expected four numbers: {meaning}.") from e
+    if not (-math.inf < left < right < math.inf and -math.inf < bottom < top < math.inf):
+        raise GridError(f"{name} {(left, bottom, right, top)} is no area; expected {meaning}, the smaller ones first.")
+    return left, bottom, right, top
 
 
 def open_cube(
@@ -213,8 +250,7 @@ class Store:
     def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None):
         self._blobs, self._options = open_blobs(url, storage_options), dict(storage_options or {})
         self.url = self._blobs.url
-        if self._blobs.get(ROOT) is None:
-            raise StoreNotFoundError(url)
+        require_store(self._blobs)
 
     @property
     def index(self) -> pa.Table:
@@ -306,5 +342,5 @@ class Store:
 
 
 def open_store(url: str, *, storage_options: Mapping[str, Any] | None = None) -> Store:
-    """A store at a folder or URL. StoreNotFoundError where there is none."""
+    """A store at a folder or URL. StoreNotFoundError where there is none, CubeError where a cube or a patch set is."""
     return Store(url, storage_options)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from odc.geo.geobox import GeoBox
 
-from eocube.corpora.stac import StacCorpus, StacOptions
-from eocube.corpora.stac_items import JsonItem, bands_of_item, read_items, time_ms
+from eocube.corpora.stac import StacCorpus, require_place
+from eocube.corpora.stac_check import time_ms
+from eocube.corpora.stac_items import JsonItem, bands_of_item, read_items
 from eocube.errors import CatalogError, GridError, UnknownNameError
 from eocube.io.cubes import CubeSource
-from eocube.jobs.open import OpenedCorpus, _grid
+from eocube.jobs.open import OpenedCorpus, _grid, stac_options
 from eocube.jobs.period import parse_period
 
 Bbox = tuple[float, float, float, float]
@@ -58,16 +60,15 @@ def open_stac(
     CatalogError, UnknownNameError, GridError
         Before any pixel is read.
     """
-    if mosaic not in ("solar_day", "none"):
-        raise UnknownNameError("mosaic", mosaic, ["solar_day", "none"])
+    options = stac_options(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
+    period = None if time is None else parse_period(time)
     items = read_items(catalog)
-    if time is not None:
-        items = _within(items, time)
+    if period is not None:
+        items = _within(items, period, str(time))
     _check_bands(items, bands)
     box = geobox if geobox is not None else _grid(items, bbox, None, crs, resolution)
     if box is not None:
         items = _near(items, box)
-    options = StacOptions(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
     chosen = None if bands is None else tuple(bands)
     return OpenedCorpus(StacCorpus(items=tuple(items), bands=chosen, geobox=box, area=area, options=options))
 
@@ -80,8 +81,8 @@ def _check_bands(items: Sequence[JsonItem], bands: Sequence[str] | None) -> None
             raise UnknownNameError("band", name, known, f"{len(items)} items")
 
 
-def _within(items: Sequence[JsonItem], time: str) -> list[JsonItem]:
-    start, end = parse_period(time)
+def _within(items: Sequence[JsonItem], period: tuple[float, float], time: str) -> list[JsonItem]:
+    start, end = period
     kept = [i for i in items if start <= time_ms(i) < end]
     if not kept:
         days = sorted(dt.datetime.fromtimestamp(time_ms(i) / 1000, dt.UTC).date().isoformat() for i in items)
@@ -122,7 +123,9 @@ def _corners(bbox: Any) -> Bbox | None:
         return None
     try:
         numbers = [float(v) for v in bbox]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not all(map(math.isfinite, numbers)):
         return None
     n = len(numbers) // 2
     return numbers[0], numbers[1], numbers[n], numbers[n + 1]
@@ -140,9 +143,11 @@ def parse_geobox(text: str) -> GeoBox:
 
         grid = json.loads(text)
         ny, nx = (int(n) for n in grid["proj:shape"])
-        return GeoBox((ny, nx), Affine(*(float(v) for v in grid["proj:transform"][:6])), str(grid["proj:code"]))
+        box = GeoBox((ny, nx), Affine(*(float(v) for v in grid["proj:transform"][:6])), str(grid["proj:code"]))
+        require_place(box)
     except Exception as e:
         raise GridError(
             f"{text!r} is no grid: {type(e).__name__}: {e}. Give the address of an eocube cube, or "
             '{"proj:code": "EPSG:32635", "proj:transform": [10, 0, 600000, 0, -10, 5000000], "proj:shape": [1000, 1000]}.'
         ) from e
+    return box

@@ -152,7 +152,7 @@ def test_an_error_of_ours_is_a_message_and_any_other_one_is_not_hidden() -> None
     assert json.loads(ours.stdout) == {"ok": False, "error": {"type": "CubeError", "message": "asked, found, where, what to do"}}
     noted = CubeError("what")
     noted.add_note("(where)")
-    assert CliRunner().invoke(small_app(noted)).stderr == "Error: what\n(where)\n"
+    assert CliRunner().invoke(small_app(noted)).stderr == "Error: what (where)\n"
     system = CliRunner().invoke(small_app(PermissionError(13, "Permission denied", "/there")))
     assert (system.exit_code, "/there" in system.stderr) == (1, True)
     other = CliRunner().invoke(small_app(ZeroDivisionError("a defect")))
