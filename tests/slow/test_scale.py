@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import cloudpickle
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]  # comes with distributed, without types
 import pytest
 from distributed import Client
 
