@@ -130,7 +130,9 @@ class DaskExecutor:
             self.client.cancel(list(running.futures), force=True)
 
     def _workers(self) -> dict[str, Any]:
-        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        # Asked of the scheduler itself: `client.scheduler_info` may give what a refresh in the background left, without workers.
+        identity = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        workers: dict[str, Any] = identity["workers"]
         return workers
 
     def _threads(self, resource: Resource) -> int:
@@ -199,7 +201,9 @@ class _Spread:
         self._token, self._n = token, self._n + 1 if token is self._token else 1
         more = self._n - self._after
         if more > 0 and more % self.again_every == 1 and hasattr(token, "key") and token.done():
-            with contextlib.suppress(OSError, TimeoutError):
+            # A help, not a need: a worker that dies meanwhile makes the scheduler fail an assertion (distributed 2026.8), and the
+            # tasks run without it.
+            with contextlib.suppress(Exception):
                 self._client.replicate([token])
 
 

@@ -70,9 +70,16 @@ class FakeClient:
     def __init__(self, *resources: dict[str, float]):
         self.workers = {f"tcp://{i}": {"resources": r, "nthreads": 2} for i, r in enumerate(resources)}
 
-    def scheduler_info(self, n_workers: int = 5) -> dict:
+    @property
+    def scheduler(self) -> FakeClient:
+        return self
+
+    def identity(self, n_workers: int = 5) -> dict:
         assert n_workers == -1, "the default lists five workers only"
         return {"workers": self.workers}
+
+    def sync(self, func, *args, **kwargs) -> dict:
+        return func(*args, **kwargs)
 
     def submit(self, *args, **placed) -> dict:
         return placed
