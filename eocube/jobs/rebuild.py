@@ -42,7 +42,7 @@ def delete_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapp
         parts = [key for key, _ in blobs.list(f"{PARTS}/{cube}") if cube_of_part(key) == (cube, product)]
         _delete(blobs, parts)
         if parts:
-            compact(blobs)
+            compact(blobs, trust_index=True)
         _delete(blobs, [key for key, _ in blobs.list(marker_folder(cube, product))])
         root = f"{cube_path(cube, product)}/{ROOT}"
         _delete(blobs, [key for key, _ in blobs.list(cube_path(cube, product)) if key != root])

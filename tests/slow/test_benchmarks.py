@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL: dict[str, dict[str, Any]] = {
     "convert": {"DATES": 2, "EDGE_PX": 512, "BLOCK_PX": 256, "SHAPE": (2, 4, 512, 512), "REPEATS": 1},
+    "overhead": {"TASKS": 10, "ROUNDS": 1, "CLUSTER_TASKS": 40, "CLUSTER_ROUNDS": 1},
 }
 KEYS = {"bench", "unit", "ours", "floor", "peers", "to_floor", "to_best_peer", "goal", "met"}
 
