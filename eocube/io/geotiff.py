@@ -1,70 +1,51 @@
-"""Local tiled GeoTIFFs, block by block: the fast path of reading, and the strict one.
+"""Local GeoTIFFs, block by block: the fast path of reading, and the strict one.
 
 A block is read with one system call, decoded straight into memory and put in its place, all of it without the GIL and without
-GDAL's block cache; GDAL opens each file once, for its grid and types. tifffile reads the structure. What the structure does not
-allow, and every file that is not simply tiled, is left to GDAL, which is also the plain twin: both must give the same pixels.
+GDAL's block cache; GDAL opens each file once, for its grid and types. :mod:`eocube.io.tiff` reads the structure. Every file that
+is not simply made of plain numbers, every other grid and every remote file is left to GDAL, which is also the plain twin: both
+must give the same pixels.
 
-Strict: a Cloud-Optimised GeoTIFF says several things twice (the size of a block before and in the index, its last bytes after it,
-the coding of the image and of its overviews, the order of its blocks), and DEFLATE carries a checksum. GDAL reads on
-where they disagree; here that is damage.
+Strict: what a file contradicts itself in is damage, whoever reads its pixels. GDAL reads on there, past DEFLATE's checksum too:
+the blocks that GDAL needs of a local file are decoded here first. A file that is changed while it is read is refused as well: one
+read never mixes two files.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
-from eocube.errors import AssetReadError
+from eocube.errors import AssetReadError, GridError
 from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, check_asset
+from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, LZW, MASK, NONE, TiffDamageError, TiffImage, read_images
 from eocube.kernels.differencing import undo_differencing
 from eocube.model.scene import Asset
-
-if TYPE_CHECKING:
-    from tifffile import TiffPage
 
 MOST_FILES = 4096
 """Files whose structure a reader keeps: about 10 kB each for a Sentinel-2 band."""
 
-_MOST_BLOCK_BYTES = 64 * 1024 * 1024
-_HEAD_BYTES = 512
-_GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE="
-_GHOST_SAYS = (b"BLOCK_LEADER=SIZE_AS_UINT4", b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED", b"KNOWN_INCOMPATIBLE_EDITION=NO")
-_LEADER_BYTES = 4
-_REDUCED, _MASK = 1, 4
-_DEFLATE, _LZW, _ZSTD, _NONE, _DIFFERENCED = (8, 32946), (5,), (50000, 34926), 1, 2
+_KERNEL_PX = 4
+"""Widest half of a resampling kernel and one, in pixels of the coarser grid."""
 
+_MOST_TIMES_SMALLER = 1040
+"""DEFLATE can make nothing smaller than by this."""
 
-class TileLayout(NamedTuple):
-    """Where the blocks of a file's full-resolution image lie, and how they are coded."""
+_ALIGNED_PX = 1e-3
+_LZW_END = b"\xff" * 4
+"""No code that LZW may go on with."""
 
-    shape_yx: tuple[int, int]
-    block_yx: tuple[int, int]
-    dtype: str
-    compression: int
-    """TIFF's number of it."""
-
-    differenced: bool
-    """Predictor 2."""
-
-    offsets: tuple[int, ...]
-    """First byte of each block, row by row; 0 with count 0: a block without data that was not written."""
-
-    counts: tuple[int, ...]
-    framed: bool
-    """Whether four bytes before a block repeat its size and four behind it its end, as GDAL's COG driver writes them."""
-
-
-class TiffDamageError(ValueError):
-    """A file that contradicts itself or lacks bytes. Its text is a reason, for :class:`eocube.errors.AssetReadError`."""
+_Span = tuple[int, int]
 
 
 class GeoTiffReader:
@@ -86,30 +67,44 @@ class GeoTiffReader:
         """See :class:`eocube.io.rasters.Reader`."""
         first = assets[0]
         try:
-            fd = os.open(first.href.removeprefix("file://"), os.O_RDONLY)
+            fd = os.open(_path(first.href), os.O_RDONLY)
         except (OSError, ValueError):  # not a path of this machine, or nothing there: GDAL reads it, or says why not
             return self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
         try:
             file = self._file(fd, assets, item_id)
-            origin = aligned_origin(file.info.geobox, geobox)
-            if origin is None or file.layout is None:
-                return self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
-            fill = first.nodata if first.nodata is not None else file.info.nodata
-            return _window(fd, file.layout, origin, (int(geobox.shape[0]), int(geobox.shape[1])), len(assets), fill or 0)
+            pixels = self._pixels(fd, file, assets, geobox, item_id, resampling)
+            _check_unchanged(os.fstat(fd), file.stamp)
         except AssetReadError as e:
             raise AssetReadError(first.href, item_id, e.asset if e.item_id else first.key, e.reason) from e
-        except (TiffDamageError, OSError) as e:
+        except (TiffDamageError, GridError, OSError) as e:
             raise AssetReadError(first.href, item_id, first.key, str(e)) from e
+        else:
+            return pixels
         finally:
             os.close(fd)
 
+    def _pixels(
+        self, fd: int, file: _File, assets: Sequence[Asset], geobox: GeoBox, item_id: str, resampling: str
+    ) -> npt.NDArray[Any]:
+        """Block by block where that can be done; else through GDAL, when the blocks that it needs are whole."""
+        origin = aligned_origin(file.info.geobox, geobox)
+        if file.plain is not None and origin is not None:
+            fill = assets[0].nodata if assets[0].nodata is not None else file.info.nodata
+            return _window(fd, file.plain, origin, (int(geobox.shape[0]), int(geobox.shape[1])), len(assets), fill or 0)
+        for image in file.images:
+            _check_blocks(fd, image, *_reach(file.info.geobox, geobox, origin))
+        pixels = self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
+        _check_unchanged(_status(assets[0].href), file.stamp)
+        return pixels
+
     def _file(self, fd: int, assets: Sequence[Asset], item_id: str) -> _File:
         """Structure and header of a file, looked at again when the file changed; its assets checked against the header once."""
-        href, now = assets[0].href, os.fstat(fd)
-        stamp = (now.st_ino, now.st_size, now.st_mtime_ns)
+        href, stamp = assets[0].href, _stamp(os.fstat(fd))
         file = self._files.get(href)
         if file is None or file.stamp != stamp:
-            file = _File(stamp, self._gdal.describe(href), _layout_of(fd, now.st_size))
+            images = read_images(fd)
+            file = _File(stamp, self._gdal.describe(href), [one for one in images if _is_shown(one, images[0])])
+            _check_unchanged(_status(href), stamp)
             with self._lock:
                 self._files.pop(href, None)
                 while len(self._files) >= MOST_FILES:
@@ -118,6 +113,7 @@ class GeoTiffReader:
         for asset in assets:
             if not any(asset is known for known in file.checked):
                 check_asset(file.info, asset, item_id)
+                _check_corners(file.info.geobox, asset.geobox)
                 file.checked.append(asset)
         return file
 
@@ -128,188 +124,127 @@ class _File:
 
     stamp: tuple[int, int, int]
     info: RasterInfo
-    layout: TileLayout | None
+    images: list[TiffImage]
+    """The full-resolution image and its mask; none where the file is no TIFF."""
+
     checked: list[Asset] = field(default_factory=list)
     """Assets that agree with ``info``, the objects themselves: comparing them would cost more than checking."""
 
-
-# ---------------------------------------------------------------------------------------------------------- structure
-
-
-def read_layout(path: str) -> TileLayout | None:
-    """Where the blocks of a TIFF are; None where the file is not simply tiled (GDAL then reads it).
-
-    Simply tiled: little-endian classic or BigTIFF, one sample a pixel, 8, 16 or 32 bits of integer or 32 or 64 of float, coded
-    with DEFLATE, LZW, Zstandard or not at all, differenced or not.
-
-    Raises
-    ------
-    TiffDamageError
-        The structure contradicts itself or the size of the file.
-    """
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return _layout_of(fd, os.fstat(fd).st_size)
-    finally:
-        os.close(fd)
+    @cached_property
+    def plain(self) -> TiffImage | None:
+        """The image where it is plain numbers, and GDAL takes it for the same."""
+        says = (self.info.dtypes[0], *map(int, self.info.geobox.shape))
+        return next((one for one in self.images[:1] if one.plain and (one.dtype, *one.shape_yx) == says), None)
 
 
-def _layout_of(fd: int, size: int) -> TileLayout | None:
-    pages = _pages(fd)
-    if not pages or not _is_simple(pages[0]):
-        return None
-    layout = _layout(pages[0], framed=_is_framed(os.pread(fd, _HEAD_BYTES, 0)))
-    same = [layout, *_overviews(pages, layout)]
-    for one in same:
-        _check_bytes(one, size)
-    if layout.framed and not any(page.subfiletype & _MASK for page in pages):
-        _check_order(fd, same, size)
-    return layout
+def _is_shown(image: TiffImage, first: TiffImage) -> bool:
+    """Whether GDAL looks at it to make the pixels of the first."""
+    return image is first or (image.shape_yx == first.shape_yx and bool(image.kind & MASK))
 
 
-def _pages(fd: int) -> list[TiffPage]:
-    """The images of a little-endian TIFF; none of anything else."""
-    import tifffile
-
-    try:
-        with os.fdopen(os.dup(fd), "rb") as file, tifffile.TiffFile(file, name="asset.tif") as tiff:
-            if tiff.byteorder != "<" or sys.byteorder != "little":
-                return []
-            return [page for page in tiff.pages if isinstance(page, tifffile.TiffPage)]
-    except Exception:  # noqa: BLE001 - tifffile raises many kinds on what is no TIFF; GDAL then says what it is
-        return []
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """What changes with a file's bytes."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _is_simple(page: TiffPage) -> bool:
-    """Whether a block is a rectangle of plain numbers in a coding that is known here."""
-    dtype = page.dtype
-    integer = dtype is not None and dtype.kind in "iu" and dtype.itemsize <= 4
-    plain = dtype is not None and dtype.kind == "f" and dtype.itemsize >= 4
-    return (
-        page.is_tiled
-        and page.samplesperpixel == 1
-        and page.imagedepth == 1
-        and page.tiledepth == 1
-        and page.fillorder == 1
-        and dtype is not None
-        and (integer or plain)
-        and page.bitspersample == 8 * dtype.itemsize
-        and (page.predictor == 1 or (page.predictor == _DIFFERENCED and integer))
-        and page.compression in (_NONE, *_DEFLATE, *_LZW, *_ZSTD)
-        and 0 < page.tilelength * page.tilewidth * dtype.itemsize <= _MOST_BLOCK_BYTES
-    )
+def _path(href: str) -> str:
+    return href.removeprefix("file://")
 
 
-def _layout(page: TiffPage, *, framed: bool) -> TileLayout:
-    shape_yx, block_yx = (page.imagelength, page.imagewidth), (page.tilelength, page.tilewidth)
-    n_blocks = -(-shape_yx[0] // block_yx[0]) * -(-shape_yx[1] // block_yx[1])
-    if not len(page.dataoffsets) == len(page.databytecounts) == n_blocks:
+def _status(href: str) -> os.stat_result:
+    return Path(_path(href)).stat()
+
+
+def _check_unchanged(status: os.stat_result, stamp: tuple[int, int, int]) -> None:
+    """GDAL opens files by name: what it read must be the file that was looked at."""
+    if _stamp(status) != stamp:
+        raise TiffDamageError("it was changed while it was read; when nobody writes it any more, run again")
+
+
+def _check_corners(found: GeoBox, declared: GeoBox | None) -> None:
+    """The last pixel must be where the metadata says too: a pixel size that is a little wrong shows there."""
+    if declared is None:
+        return
+    (ny, nx), (x, y) = found.shape, ~declared.affine @ (found.affine @ (float(found.shape[1]), float(found.shape[0])))
+    off_px = max(abs(x - nx), abs(y - ny))
+    if off_px > _ALIGNED_PX:
         raise TiffDamageError(
-            f"an image of {shape_yx} in blocks of {block_yx} has {n_blocks} blocks; its index lists {len(page.dataoffsets)} "
-            f"offsets and {len(page.databytecounts)} sizes"
+            f"its metadata says grid {list(declared.affine)[:6]}, the file has {list(found.affine)[:6]}: its far corner is "
+            f"{off_px:.3g} pixels away"
         )
-    return TileLayout(
-        shape_yx=shape_yx,
-        block_yx=block_yx,
-        dtype=str(page.dtype),
-        compression=int(page.compression),
-        differenced=page.predictor == _DIFFERENCED,
-        offsets=tuple(page.dataoffsets),
-        counts=tuple(page.databytecounts),
-        framed=framed,
-    )
 
 
-def _is_framed(head: bytes) -> bool:
-    """Whether GDAL's COG driver wrote the file and nobody edited it since (the "ghost area" behind the TIFF header)."""
-    ghost = head[8:] if head[8:].startswith(_GHOST) else head[16:]
-    return ghost.startswith(_GHOST) and all(text in ghost for text in _GHOST_SAYS)
+# ---------------------------------------------------------------------------------------------------------- blocks
 
 
-def _overviews(pages: Sequence[TiffPage], image: TileLayout) -> Iterator[TileLayout]:
-    """The overviews, which writers code as the image: one damaged byte of a header shows in the difference."""
-    for page in pages[1:]:
-        if not page.subfiletype & _REDUCED or page.subfiletype & _MASK or not _is_simple(page):
-            continue
-        overview = _layout(page, framed=image.framed)
-        if overview.compression != image.compression:
-            continue  # overviews may be coded otherwise on purpose
-        for name in ("dtype", "differenced"):
-            if getattr(overview, name) != getattr(image, name):
-                raise TiffDamageError(
-                    f"its image and overviews disagree: {name} is {getattr(image, name)} in the image and "
-                    f"{getattr(overview, name)} in an overview of equal compression"
-                )
-        yield overview
+def _touched(image: TiffImage, rows: _Span, columns: _Span) -> Iterator[tuple[int, int, int]]:
+    """(number, row, column) of the first plane's blocks that have pixels of a window."""
+    by, bx = image.block_yx
+    for row in range(rows[0] // by, -(-rows[1] // by)):
+        for column in range(columns[0] // bx, -(-columns[1] // bx)):
+            yield row * image.grid_yx[1] + column, row, column
 
 
-def _check_bytes(layout: TileLayout, size: int) -> None:
-    """Every block must lie inside the file and be somewhere."""
-    plain = layout.block_yx[0] * layout.block_yx[1] * np.dtype(layout.dtype).itemsize
-    for i, (offset, count) in enumerate(zip(layout.offsets, layout.counts, strict=True)):
-        if (offset == 0) != (count == 0):
-            raise TiffDamageError(f"block {i} is said to be at byte {offset} with {count} bytes")
-        if offset + count > size:
-            raise TiffDamageError(f"block {i} ends at byte {offset + count} of a file of {size}: the file is cut off or damaged")
-        if layout.compression == _NONE and count not in (0, plain):
-            raise TiffDamageError(f"block {i} is not compressed and has {count} bytes instead of {plain}")
+def _reach(inner: GeoBox, geobox: GeoBox, origin: tuple[int, int] | None) -> tuple[_Span, _Span]:
+    """Rows and columns of ``inner`` that pixels of ``geobox`` are made of, room for a resampling kernel included."""
+    (height, width), (ny, nx) = map(int, inner.shape), map(int, geobox.shape)
+    if origin is not None:
+        return _clip(origin[0], origin[0] + ny, height), _clip(origin[1], origin[1] + nx, width)
+    if inner.crs is None or geobox.crs is None:
+        return (0, height), (0, width)
+    outline = geobox.extent
+    if inner.crs != geobox.crs:
+        longest = max(outline.boundingbox.span_x, outline.boundingbox.span_y)
+        outline = outline.to_crs(inner.crs, resolution=longest / 16)
+    box = outline.boundingbox
+    xs, ys = zip(*(~inner.affine @ (x, y) for x in (box.left, box.right) for y in (box.bottom, box.top)), strict=True)
+    pad_y, pad_x = (_KERNEL_PX * max(1, (max(v) - min(v)) / n) for v, n in ((ys, ny), (xs, nx)))
+    return _clip(min(ys) - pad_y, max(ys) + pad_y, height), _clip(min(xs) - pad_x, max(xs) + pad_x, width)
 
 
-def _check_order(fd: int, layouts: Sequence[TileLayout], size: int) -> None:
-    """GDAL writes the blocks of a COG row by row, smallest overview first; every block between two listed ones is listed too.
-
-    A gap is no damage: a block written anew in its old place may be shorter. A gap of whole framed blocks is what the index lost.
-    """
-    smallest_first = sorted(layouts, key=lambda one: one.shape_yx)
-    blocks = [(o, n) for one in smallest_first for o, n in zip(one.offsets, one.counts, strict=True) if n]
-    ends = [offset + count + 2 * _LEADER_BYTES for offset, count in blocks]
-    for end, start in zip(ends, [*(offset for offset, _ in blocks[1:]), size + _LEADER_BYTES], strict=True):
-        if start < end:
-            raise TiffDamageError(
-                f"a block starts at byte {start}, before the one ahead of it ends ({end}): its index is damaged"
-            )
-        if start > end and _holds_blocks(fd, end, start):
-            raise TiffDamageError(
-                f"between bytes {end} and {start} lie blocks that its index does not list: its index is damaged"
-            )
+def _clip(low: float, high: float, size: int) -> _Span:
+    """Whole pixels inside ``size``; all of them where a projection gives no number."""
+    if not math.isfinite(low + high):
+        return 0, size
+    return max(0, math.floor(low)), max(0, min(size, math.ceil(high)))
 
 
-def _holds_blocks(fd: int, low: int, high: int) -> bool:
-    """Whether framed blocks fill the bytes between two places where a block may start."""
-    while low < high:
-        leader = os.pread(fd, _LEADER_BYTES, low - _LEADER_BYTES)
-        count = struct.unpack("<I", leader)[0] if len(leader) == _LEADER_BYTES else 0
-        tail = os.pread(fd, 2 * _LEADER_BYTES, low + count - _LEADER_BYTES)
-        if count < _LEADER_BYTES or len(tail) < 2 * _LEADER_BYTES or tail[:_LEADER_BYTES] != tail[_LEADER_BYTES:]:
-            return False
-        low += count + 2 * _LEADER_BYTES
-    return low == high
+def _check_blocks(fd: int, image: TiffImage, rows: _Span, columns: _Span) -> None:
+    """The blocks that GDAL is about to read must be framed as they should be, and fit DEFLATE's checksum."""
+    if not image.framed and image.compression not in DEFLATE:
+        return
+    n = image.grid_yx[0] * image.grid_yx[1]
+    for first, _, _ in _touched(image, rows, columns):
+        for i in range(first, n * image.planes, n):
+            if image.counts[i]:
+                body = _body(fd, image, i)
+                if image.compression in DEFLATE:
+                    _decoded(body, image, i, None)
 
 
 # ---------------------------------------------------------------------------------------------------------- pixels
 
 
 def _window(
-    fd: int, layout: TileLayout, origin: tuple[int, int], shape_yx: tuple[int, int], n: int, fill: float
+    fd: int, image: TiffImage, origin: tuple[int, int], shape_yx: tuple[int, int], n: int, fill: float
 ) -> npt.NDArray[Any]:
     """``shape_yx`` pixels from ``origin`` (y, x) on, n times; ``fill`` outside the image and where a block was not written."""
-    (y0, x0), (ny, nx), (height, width) = origin, shape_yx, layout.shape_yx
+    (y0, x0), (ny, nx), (height, width) = origin, shape_yx, image.shape_yx
     ya, yb, xa, xb = max(0, y0), min(height, y0 + ny), max(0, x0), min(width, x0 + nx)
     inside = ya < yb and xa < xb
-    out = np.empty((n, ny, nx), layout.dtype)
+    out = np.empty((n, ny, nx), image.dtype)
     if not inside or (yb - ya, xb - xa) != (ny, nx):
         out[:] = fill
     if inside:
         target = out[0, ya - y0 : yb - y0, xa - x0 : xb - x0]
-        by, bx = layout.block_yx
-        scratch = np.empty(layout.block_yx, layout.dtype)
-        for row in range(ya // by, -(-yb // by)):
-            for column in range(xa // bx, -(-xb // bx)):
-                y, x = _overlap(row * by, by, ya, yb), _overlap(column * bx, bx, xa, xb)
-                part = target[
-                    row * by + y.start - ya : row * by + y.stop - ya, column * bx + x.start - xa : column * bx + x.stop - xa
-                ]
-                _put_block(fd, layout, row * -(-width // bx) + column, (y, x), part, scratch, fill)
+        by, bx = image.block_yx
+        scratch = np.empty(image.block_yx, image.dtype)
+        for i, row, column in _touched(image, (ya, yb), (xa, xb)):
+            y, x = _overlap(row * by, by, ya, yb), _overlap(column * bx, bx, xa, xb)
+            part = target[
+                row * by + y.start - ya : row * by + y.stop - ya, column * bx + x.start - xa : column * bx + x.stop - xa
+            ]
+            _put_block(fd, image, i, (y, x), part, scratch, fill)
     out[1:] = out[0]
     return out
 
@@ -320,27 +255,32 @@ def _overlap(start: int, length: int, low: int, high: int) -> slice:
 
 
 def _put_block(
-    fd: int, layout: TileLayout, i: int, yx: tuple[slice, slice], part: npt.NDArray[Any], scratch: npt.NDArray[Any], fill: float
+    fd: int, image: TiffImage, i: int, yx: tuple[slice, slice], part: npt.NDArray[Any], scratch: npt.NDArray[Any], fill: float
 ) -> None:
     """Block ``i``, cut to ``yx``, into ``part``."""
-    if layout.counts[i] == 0:
+    if image.counts[i] == 0:
         part[:] = fill
         return
-    block = _decoded(_body(fd, layout, i), layout, i, scratch)
-    if layout.differenced:
+    body = _body(fd, image, i)
+    if image.compression == NONE:
+        block = np.frombuffer(body, image.dtype).reshape(-1, image.block_yx[1])
+    else:
+        _decoded(body, image, i, scratch.reshape(-1).view(np.uint8))
+        block = scratch
+    if image.predictor == DIFFERENCED:
         undo_differencing(block, *yx, part)
     else:
         part[:] = block[yx]
 
 
-def _body(fd: int, layout: TileLayout, i: int) -> bytes:
+def _body(fd: int, image: TiffImage, i: int) -> bytes:
     """The coded bytes of a block, compared with what stands before and behind them."""
-    offset, count = layout.offsets[i], layout.counts[i]
-    pad = _LEADER_BYTES if layout.framed else 0
+    offset, count = image.offsets[i], image.counts[i]
+    pad = LEADER_BYTES if image.framed else 0
     found = os.pread(fd, count + 2 * pad, offset - pad)
     if len(found) != count + 2 * pad:
         raise TiffDamageError(f"block {i} at byte {offset} has {len(found) - 2 * pad} bytes left of {count}: the file is cut off")
-    if not layout.framed:
+    if not image.framed:
         return found
     body = found[pad:-pad]
     if struct.unpack("<I", found[:pad])[0] != count or (count >= pad and found[-pad:] != body[-pad:]):
@@ -348,23 +288,34 @@ def _body(fd: int, layout: TileLayout, i: int) -> bytes:
     return body
 
 
-def _decoded(body: bytes, layout: TileLayout, i: int, scratch: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The numbers of a block as stored, (y, x); in ``scratch`` unless the block is not compressed."""
-    if layout.compression == _NONE:
-        return np.frombuffer(body, layout.dtype).reshape(layout.block_yx)
-    flat = scratch.reshape(-1).view(np.uint8)
+def _decoded(body: bytes, image: TiffImage, i: int, out: npt.NDArray[np.uint8] | None) -> None:
+    """Decode a block, into ``out`` if there is one; it must give as many bytes as it should. Some writers pad the last strip."""
+    length, whole = image.block_bytes(i), image.block_bytes(0)
+    where = f"block {i} at byte {image.offsets[i]}"
+    if image.compression in DEFLATE and length > _MOST_TIMES_SMALLER * len(body):
+        raise TiffDamageError(f"{where} has {len(body)} bytes, which cannot hold {length}: the file is damaged")
     try:
-        found = _decoder(layout.compression)(body, out=flat)
+        if image.compression in LZW:
+            found = _lzw_decoded(body, whole, out)
+        else:
+            found = len(_decoder(image.compression)(body, out=whole if out is None else out))
     except (RuntimeError, ValueError) as e:
-        raise TiffDamageError(f"block {i} at byte {layout.offsets[i]} does not decode ({e}): the file is damaged") from e
-    if len(found) != flat.size:
-        raise TiffDamageError(f"block {i} at byte {layout.offsets[i]} decodes to {len(found)} bytes instead of {flat.size}")
-    return scratch
+        raise TiffDamageError(f"{where} does not decode ({e}): the file is damaged") from e
+    if found not in (length, whole):
+        raise TiffDamageError(f"{where} decodes to {found} bytes instead of {length}: the file is damaged")
+
+
+def _lzw_decoded(body: bytes, whole: int, out: npt.NDArray[np.uint8] | None) -> int:
+    """How many bytes LZW gives. Its end is a code of its own: without it what is put behind the block would be decoded too."""
+    import imagecodecs
+
+    found = imagecodecs.lzw_decode(body + _LZW_END, out=whole + len(_LZW_END))
+    if out is not None and len(found) <= whole:
+        out[: len(found)] = np.frombuffer(found, np.uint8)
+    return len(found)
 
 
 def _decoder(compression: int) -> Callable[..., Any]:
     import imagecodecs
 
-    if compression in _DEFLATE:
-        return imagecodecs.deflate_decode
-    return imagecodecs.lzw_decode if compression in _LZW else imagecodecs.zstd_decode
+    return imagecodecs.deflate_decode if compression in DEFLATE else imagecodecs.zstd_decode

@@ -1,0 +1,336 @@
+"""Damaged TIFFs: thousands of files, each refused by name or read as if nothing had happened to it, in a process that may die."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import resource
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+
+from eocube.errors import AssetReadError, GridError
+from eocube.io.geotiff import GeoTiffReader
+from eocube.io.rasters import RasterioReader
+from eocube.io.tiff import TiffDamageError
+from eocube.jobs.convert import convert
+from eocube.jobs.open import open_corpus
+from eocube.testing.stac import make_series, write_catalog
+from eocube.testing.stores import cubes_of, index_rows, same_store
+from tests.slow.killing import Tell
+from tests.slow.mutations import (
+    BLOCK,
+    CHECKED,
+    EDGE,
+    GRID,
+    OTHER_GRID,
+    TRANSFORM,
+    Base,
+    Mutation,
+    Tag,
+    make_bases,
+    make_mutations,
+    texture,
+)
+from tests.slow.mutations import write as write_tiff
+
+pytestmark = pytest.mark.slow
+
+TIME_LIMIT_S = 10
+MORE_BYTES = 1 << 30
+"""Address space that a read may take beyond what the process has after its first reads."""
+
+# ------------------------------------------------------------------------------------------------ a process that reads
+
+
+class Task(NamedTuple):
+    """A file to read."""
+
+    base: int
+    path: str
+
+
+class Answer(NamedTuple):
+    """What became of it."""
+
+    outcome: str
+    """equal, wrong, or refused by whom; anything else is no way to end."""
+
+    text: str = ""
+
+
+WINDOWS = {"aligned": (GRID, "nearest"), "part": (GRID[100:230, 20:140], "nearest"), "warped": (OTHER_GRID, "bilinear")}
+
+
+def serve(pipe: Any, bases: Sequence[Base]) -> None:
+    """Read what is asked for until nothing is; every whole file is read first, then memory is bounded."""
+    expected = [{name: read(base, str(base.path), name) for name in WINDOWS} for base in bases]
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MORE_BYTES, used + MORE_BYTES))
+    pipe.send("ready")
+    warnings.simplefilter("ignore")  # rasterio says where a file has no place on earth
+    while (task := pipe.recv()) is not None:
+        pipe.send({name: answer(bases[task.base], task.path, name, expected[task.base][name]) for name in WINDOWS})
+
+
+def read(base: Base, path: str, name: str, reader: GeoTiffReader | None = None) -> np.ndarray:
+    """A window of the file under another name, by a reader that has seen nothing."""
+    box, resampling = WINDOWS[name]
+    assets = [replace(a, href=path) for a in base.assets]
+    return (reader or GeoTiffReader()).read(assets, box, item_id="item-1", resampling=resampling)
+
+
+def answer(base: Base, path: str, name: str, expected: np.ndarray) -> Answer:
+    """Pixels compared with those of the whole file, or who refused it."""
+    try:
+        found = read(base, path, name)
+    except AssetReadError as e:
+        sensible = path in str(e) and "item-1" in str(e) and len(e.reason) > 10
+        return Answer(refused_by(e) if sensible else "refused without a reason", str(e))
+    except BaseException as e:  # noqa: BLE001 - whatever it is must be seen
+        return Answer(f"raised {type(e).__name__}", f"{e}")
+    return Answer("equal" if found.dtype == expected.dtype and np.array_equal(found, expected, equal_nan=True) else "wrong")
+
+
+def refused_by(error: BaseException) -> str:
+    """Who found the damage: our look at the structure or at a block, a comparison with the item, or GDAL."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    ours = next((e for e in chain if isinstance(e, TiffDamageError)), None)
+    if ours is None:
+        return "refused: metadata" if isinstance(chain[-1], (AssetReadError, GridError)) else "refused: GDAL"
+    if "its metadata says" in str(ours):
+        return "refused: metadata"
+    return f"refused: {'block' if ' does not decode' in str(ours) or ' is not framed' in str(ours) else 'structure'}"
+
+
+class Child:
+    """The process, started anew when it died."""
+
+    def __init__(self, bases: Sequence[Base]):
+        self._bases = bases
+        self._context = multiprocessing.get_context("spawn")
+        self._start()
+
+    def _start(self) -> None:
+        self._pipe, other = self._context.Pipe()
+        self._process = self._context.Process(target=serve, args=(other, self._bases), daemon=True)
+        self._process.start()
+        other.close()
+        assert self._pipe.poll(120)
+        assert self._pipe.recv() == "ready"
+
+    def ask(self, task: Task) -> dict[str, Answer]:
+        """Its answers; a death or too long a silence is an answer too."""
+        self._pipe.send(task)
+        try:
+            if self._pipe.poll(TIME_LIMIT_S):
+                found: dict[str, Answer] = self._pipe.recv()
+                return found
+            said = "hung"
+        except EOFError:
+            said = "died"
+        self.close()
+        code = self._process.exitcode
+        self._start()
+        return {"aligned": Answer(said, f"exit code {code}")}
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.join()
+
+
+# ------------------------------------------------------------------------------------------------ what nobody could know
+
+MOVED = "a place less than a thousandth of a pixel away"
+
+
+def limit_of(mutation: Mutation, window: str, path: Path) -> str | None:
+    """Why no reader could know that a file was changed; None where one could."""
+    base, body = mutation.base, mutation.body
+    n = min(len(body), len(base.body))
+    changed = np.flatnonzero(np.frombuffer(body, "u1", n) != np.frombuffer(base.body, "u1", n)).tolist()
+    page = base.pages[0]
+    index = np.array([any(_within(at, page.tags.get(code)) for code in (324, 325, 273, 279)) for at in changed])
+    if base.coding not in CHECKED and len(body) >= len(base.body) and base.pixel_bytes[changed].all():
+        return f"pixels of a coding without checksum: {base.coding}"
+    if not base.has_overviews and all(_within(at, page.tags.get(317)) for at in changed):
+        return "predictor that no overview repeats"
+    if index.all() and mutation.what.endswith("swapped") and (not base.framed or 0 in page.counts):
+        return "entries of an index swapped: no frame says whose block it is, and their order stays or is free"
+    if index.all() and not base.framed and 0 in page.counts and f" {page.counts.index(0)} of" in mutation.what:
+        return "an empty entry that repeats another: as where equal blocks are kept once"
+    if window == "warped" and all(any(_within(at, page.tags.get(c)) for c in (33550, 33922)) for at in changed):
+        return MOVED if _moved_px(path) < 1e-3 else None
+    return None
+
+
+def _within(at: int, tag: Tag | None) -> bool:
+    """Whether a byte belongs to the values of a tag."""
+    return tag is not None and tag.value_at <= at < tag.value_at + tag.n_bytes
+
+
+def _moved_px(path: Path) -> float:
+    """How far the corners of a file are from where they should be."""
+    with rasterio.open(path) as file:
+        corners = [~TRANSFORM @ (file.transform @ (x, y)) for x in (0, file.width) for y in (0, file.height)]
+    return max(abs(v - round(v / EDGE) * EDGE) for corner in corners for v in corner)
+
+
+# ------------------------------------------------------------------------------------------------ one file after the other
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> list[Base]:
+    return make_bases(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture(scope="module")
+def child(bases: list[Base]) -> Iterator[Child]:
+    running = Child(bases)
+    yield running
+    running.close()
+
+
+def test_every_base_file_is_read_whole(bases: list[Base]) -> None:
+    for base in bases:
+        plain = RasterioReader().read(base.assets, GRID, item_id="i", resampling="nearest")
+        assert np.array_equal(read(base, str(base.path), "aligned"), plain), base.name
+
+
+def test_a_mutated_file_is_refused_or_read_as_if_nothing_had_happened(
+    bases: list[Base], child: Child, tmp_path: Path, tell: Tell
+) -> None:
+    outcomes: Counter[tuple[str, str, str]] = Counter()
+    bad: list[str] = []
+    slowest = (0.0, "")
+    for n, mutation in enumerate(make_mutations(bases)):
+        path = tmp_path / f"{n}.tif"
+        path.write_bytes(mutation.body)
+        began = time.monotonic()
+        answers = child.ask(Task(bases.index(mutation.base), str(path)))
+        slowest = max(slowest, (time.monotonic() - began, f"{mutation.base.name}: {mutation.what}"))
+        for window, found in answers.items():
+            limit = limit_of(mutation, window, path) if found.outcome == "wrong" else None
+            outcome = found.outcome if limit is None else f"not to be known: {limit}"
+            outcomes[mutation.base.name, mutation.kind, outcome] += 1
+            if not outcome.startswith(("equal", "refused: ", "not to be known: ")):
+                bad.append(f"{mutation.base.name} / {mutation.kind} / {mutation.what} / {window}: {outcome} {found.text[:300]}")
+        path.unlink()
+    tell(f"{n + 1} mutated files, {sum(outcomes.values())} reads; the slowest file took {slowest[0]:.1f} s ({slowest[1]})")
+    _tell_outcomes(outcomes, tell)
+    assert n >= 1000
+    of_cogs = {outcome for name, _, outcome in outcomes if name in ("cog", "cog masked") and outcome.startswith("not")}
+    assert of_cogs <= {f"not to be known: {MOVED}"}, "a COG with overviews repeats everything else"
+    assert not bad, "\n".join(bad[:40])
+
+
+def _tell_outcomes(outcomes: Counter[tuple[str, str, str]], tell: Tell) -> None:
+    """The counts by outcome, and by outcome for each base file and each kind of mutation."""
+    for outcome in sorted({key[2] for key in outcomes}):
+        tell(f"  {sum(v for key, v in outcomes.items() if key[2] == outcome):6d} {outcome}")
+    for of in (0, 1):
+        for name in sorted({key[of] for key in outcomes}):
+            found: Counter[str] = Counter()
+            for key, value in outcomes.items():
+                found[key[2].partition(":")[0] if key[2].startswith("not") else key[2]] += value if key[of] == name else 0
+            tell(f"  {name:20} " + ", ".join(f"{value} {key}" for key, value in sorted(found.items()) if value))
+
+
+# ------------------------------------------------------------------------------------------------ through convert
+
+
+def whole_catalog(folder: Path) -> tuple[Path, Base]:
+    """A small catalogue, and one of its files made a COG with overviews."""
+    scenes = make_series(3, grid=GRID, zooms={"B04": 1, "SCL": 1}, block=BLOCK)
+    catalog = write_catalog(scenes, folder)
+    (path,) = folder.rglob(f"{scenes[1].file_name('B04')}")
+    write_tiff(path.with_suffix(".new"), scenes[1].file_pixels("B04"), driver="COG", compress="deflate", predictor=2, nodata=0)
+    path.with_suffix(".new").replace(path)
+    return catalog, Base(name="of a catalogue", path=path, coding="deflate", assets=())
+
+
+def test_convert_lists_a_mutated_file_or_is_not_touched_by_it_and_retry_heals(tmp_path: Path, tell: Tell) -> None:
+    catalog, base = whole_catalog(tmp_path / "catalog")
+    corpus = open_corpus("stac", catalog)
+    convert(corpus, str(tmp_path / "whole"), layout="map", executor="serial")
+    by_kind: dict[str, list[Mutation]] = {}
+    for mutation in make_mutations([base, *make_bases(tmp_path)[:3]]):
+        if mutation.base is base:
+            by_kind.setdefault(mutation.kind, []).append(mutation)
+    drawn = [m for kind, found in by_kind.items() for m in random.Random(kind).sample(found, min(2, len(found)))]  # noqa: S311
+    counts: Counter[str] = Counter()
+    for n, mutation in enumerate(drawn):
+        store = tmp_path / f"store{n}"
+        base.path.write_bytes(mutation.body)
+        try:
+            report = convert(corpus, str(store), layout="map", executor="serial", errors="skip")
+            unfinished = sum(row["unfinished_regions"] for row in index_rows(store))
+        finally:
+            base.path.write_bytes(base.body)
+        assert report.ok == (not report.failed) == (unfinished == 0), mutation.what
+        assert report.ok == (cubes_of(store) == cubes_of(tmp_path / "whole")), mutation.what
+        assert {(f["asset"], f["href"]) for f in report.failed} <= {("B04", str(base.path))}, mutation.what
+        healed = convert(corpus, str(store), layout="map", executor="serial", retry=True)
+        assert (healed.ok, healed.regions_done) == (True, unfinished), mutation.what
+        assert same_store(store, tmp_path / "whole"), mutation.what
+        counts["equal" if report.ok else "listed, then healed"] += 1
+    assert len(drawn) >= 30
+    assert counts["listed, then healed"] >= 15
+    tell(f"{len(drawn)} mutated files through convert: {dict(counts)}")
+
+
+# ------------------------------------------------------------------------------------------------ replaced while it is read
+
+
+@pytest.mark.parametrize("window", ["aligned", "warped"])
+def test_a_file_that_is_replaced_while_it_is_read_is_never_half_of_each(
+    bases: list[Base], tmp_path: Path, window: str, tell: Tell
+) -> None:
+    """A read gives one of the two files, or refuses; the next read gives the one that is there then."""
+    path, old = tmp_path / "a.tif", bases[0]
+    for name, pixels in (("old", texture()), ("new", texture()[::-1])):
+        write_tiff(tmp_path / name, pixels, driver="COG", compress="deflate", predictor=2, nodata=0)
+    whole = [read(old, str(tmp_path / name), window) for name in ("old", "new")]
+    assert not np.array_equal(whole[0], whole[1])
+    (tmp_path / "old").rename(path)
+    stop, counts, reader = threading.Event(), Counter[str](), GeoTiffReader()
+    swapping = threading.Thread(target=_swap, args=(path, tmp_path / "new", stop))
+    swapping.start()
+    try:
+        for _ in range(300):
+            try:
+                found = read(old, str(path), window, reader)
+            except AssetReadError as e:
+                assert "changed while it was read" in str(e)  # noqa: PT017
+                counts["refused"] += 1
+                continue
+            counts["old" if np.array_equal(found, whole[0]) else "new" if np.array_equal(found, whole[1]) else "mixed"] += 1
+    finally:
+        stop.set()
+        swapping.join()
+    tell(f"replaced while it was read, {window}: {dict(counts)}")
+    assert counts["mixed"] == 0
+    assert min(counts["old"], counts["new"]) > 0
+
+
+def _swap(path: Path, other: Path, stop: threading.Event) -> None:
+    """Put the other file in a file's place in one step, again and again; what was there is the next other."""
+    kept = path.with_suffix(".kept")
+    while not stop.is_set():
+        os.link(path, kept)
+        other.replace(path)
+        kept.rename(other)
+        time.sleep(0.002)
