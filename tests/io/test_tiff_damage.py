@@ -62,12 +62,8 @@ def test_a_whole_cog_is_framed_and_read(tmp_path: Path) -> None:
     assert np.array_equal(fast(path, box, nodata=0.0), plain(path, box, nodata=0.0))
 
 
-def test_a_cog_with_a_mask_or_without_blocks_here_and_there_is_whole(tmp_path: Path) -> None:
-    pixels = np.ones((256, 256), "uint16")
-    pixels[:128] = 0
-    sparse = write(tmp_path / "sparse.tif", pixels, block=128, driver="COG", compress="deflate", nodata=0, sparse_ok=True)
-    assert np.array_equal(fast(sparse, GeoBox((256, 256), TRANSFORM, GRID.crs), nodata=0.0), pixels)
-    masked = tmp_path / "masked.tif"
+def masked_cog(path: Path, pixels: np.ndarray) -> Path:
+    """A COG with a mask inside, and both at half the size."""
     with (
         rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
         rasterio.MemoryFile() as memory,
@@ -79,7 +75,16 @@ def test_a_cog_with_a_mask_or_without_blocks_here_and_there_is_whole(tmp_path: P
         file.write_mask(pixels > 0)
         file.close()
         with memory.open() as source:
-            rasterio.shutil.copy(source, masked, driver="COG", blocksize=128, compress="deflate")
+            rasterio.shutil.copy(source, path, driver="COG", blocksize=128, compress="deflate")
+    return path
+
+
+def test_a_cog_with_a_mask_or_without_blocks_here_and_there_is_whole(tmp_path: Path) -> None:
+    pixels = np.ones((256, 256), "uint16")
+    pixels[:128] = 0
+    sparse = write(tmp_path / "sparse.tif", pixels, block=128, driver="COG", compress="deflate", nodata=0, sparse_ok=True)
+    assert np.array_equal(fast(sparse, GeoBox((256, 256), TRANSFORM, GRID.crs), nodata=0.0), pixels)
+    masked = masked_cog(tmp_path / "masked.tif", pixels)
     assert np.array_equal(fast(masked, GeoBox((256, 256), TRANSFORM, GRID.crs)), pixels)
 
 
@@ -148,9 +153,7 @@ def index_of(path: Path) -> list[tuple[int, int]]:
     return list(zip(image.offsets, image.counts, strict=True))
 
 
-@pytest.mark.parametrize(
-    "code", [316, 319, 285, 309, 33_085, 0], ids=["text", "ratios", "a page's name", "unknown", "private", "nothing"]
-)
+@pytest.mark.parametrize("code", [316, 319, 285, 309, 33_085, 0], ids=["text", "ratios", "name", "unknown", "private", "nothing"])
 def test_a_tag_that_turned_into_another_is_found(tmp_path: Path, code: int) -> None:
     """One bit makes another public tag of the predictor, which comes between the same neighbours."""
     path = tiles(tmp_path / "a.tif", **DEFLATE)
@@ -171,7 +174,9 @@ def test_tags_that_are_public_private_or_many_are_no_damage(tmp_path: Path) -> N
         (700, 1, 3, b"xmp", True),
     ]
     path, pixels = tmp_path / "b.tif", positions("uint16", (256, 256))
-    tifffile.imwrite(path, pixels, tile=(128, 128), compression="deflate", predictor=True, extratags=[*geo, *more], software="s")
+    tifffile.imwrite(
+        path, pixels, tile=(128, 128), compression="deflate", predictor=True, extratags=[*geo, *more], description="d"
+    )
     assert np.array_equal(fast(path, BOX, nodata=0.0), pixels)
 
 
@@ -340,6 +345,44 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path: Path, dur
         GeoTiffReader(Replacing(other, during)).read(
             [Asset(href=str(path), key="a", nodata=0.0)], box, item_id="i", resampling="cubic"
         )
+
+
+def test_a_mask_that_is_none_any_more_is_found_though_only_gdal_looks_at_it(tmp_path: Path) -> None:
+    """Without its mask a file has the same pixels and other warped ones."""
+    pixels = positions("uint16", (256, 256))
+    path = masked_cog(tmp_path / "a.tif", pixels)
+    kind = tag_of(path, "NewSubfileType", page=1)
+    for value in (0, 5):
+        patch(path, kind.valueoffset, struct.pack("<I", value))
+        assert gdal_takes_it(path)
+        assert "does not hold images of the kinds" in refused(path)
+
+
+def test_directories_that_nothing_leads_to_any_more_leave_blocks_behind(tmp_path: Path) -> None:
+    path = masked_cog(tmp_path / "a.tif", positions("uint16", (256, 256)))
+    with tifffile.TiffFile(path) as tiff:
+        first, n = tiff.pages[0].aspage().offset, len(tiff.pages[0].aspage().tags)
+    patch(path, first + 2 + 12 * n, struct.pack("<I", 0))
+    assert gdal_takes_it(path)
+    assert "lie blocks that its index does not list" in refused(path)
+
+
+def test_a_file_that_was_cut_off_is_refused_where_its_whole_blocks_are_read_too(tmp_path: Path) -> None:
+    path = tiles(tmp_path / "a.tif", **DEFLATE)
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(AssetReadError, match="cut off"):
+        fast(path, BOX[:128], nodata=0.0)
+
+
+def test_numbers_that_fit_no_file_are_damage(tmp_path: Path) -> None:
+    path = tiles(tmp_path / "a.tif", BIGTIFF="YES")
+    for name in ("TileOffsets", "ImageWidth", "GeoKeyDirectoryTag"):
+        tag, body = tag_of(path, name), path.read_bytes()
+        at = tag.valueoffset if name == "TileOffsets" else tag.offset + 4
+        patch(path, at, b"\xff" * 8)
+        with pytest.raises(TiffDamageError):
+            read_image(str(path))
+        path.write_bytes(body)
 
 
 @pytest.mark.parametrize("lost", [1, 100, 5000, 20_000])
