@@ -358,6 +358,36 @@ def test_a_mask_that_is_none_any_more_is_found_though_only_gdal_looks_at_it(tmp_
         assert "does not hold images of the kinds" in refused(path)
 
 
+def test_a_mask_whose_bytes_are_damaged_is_found_before_gdal_uses_it(tmp_path: Path) -> None:
+    path = masked_cog(tmp_path / "a.tif", positions("uint16", (256, 256)))
+    with tifffile.TiffFile(path) as tiff:
+        mask = tiff.pages[1].aspage()
+        at = mask.dataoffsets[3] + mask.databytecounts[3] // 2
+    patch(path, at, bytes([path.read_bytes()[at] ^ 255]))
+    with pytest.raises(AssetReadError, match="block 3 at byte"):
+        GeoTiffReader().read([Asset(href=str(path), key="a")], TURNED, item_id="i", resampling="bilinear")
+
+
+def test_the_frame_round_a_block_is_compared_with_it(tmp_path: Path) -> None:
+    """Without a checksum the repeated last bytes and the repeated size are all there is."""
+    pixels = positions("uint16", (256, 256))
+    path = write(tmp_path / "a.tif", pixels, block=128, driver="COG", compress="none", nodata=0)
+    assert np.array_equal(fast(path, BOX, nodata=0.0), pixels)
+    offset, count = index_of(path)[1]
+    for at in (offset - 4, offset + count - 1, offset + count):
+        body = path.read_bytes()
+        patch(path, at, bytes([body[at] ^ 1]))
+        assert "block 1 at byte" in refused(path)
+        path.write_bytes(body)
+
+
+def test_a_block_that_decodes_to_fewer_bytes_than_its_size_says_is_damage(tmp_path: Path) -> None:
+    path = cog(tmp_path / "a.tif", 100)
+    patch(path, tag_of(path, "TileWidth").valueoffset, struct.pack("<H", 256))
+    with pytest.raises(AssetReadError, match=r"decodes to \d+ bytes instead of \d+"):
+        fast(path, BOX[:100, :100], nodata=0.0)
+
+
 def test_directories_that_nothing_leads_to_any_more_leave_blocks_behind(tmp_path: Path) -> None:
     path = masked_cog(tmp_path / "a.tif", positions("uint16", (256, 256)))
     with tifffile.TiffFile(path) as tiff:
