@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +33,9 @@ RESAMPLINGS = (
 _DEFAULT_BLOCK = (512, 512)
 _BLOCK_TRIES = 8
 _SNAP_PX = 1e-3
+WARP_COPIES = 3
+"""Pixels of a window that GDAL's warper holds at most, for each that it gives."""
+
 _KERNEL_PX = 3
 """Widest half of a resampling kernel (Lanczos), in pixels of the coarser grid."""
 
@@ -222,6 +226,36 @@ class StacSource:
         box = box.padded(_kernel_px(box, part))
         by, bx = min(self.block_yx[0], ny), min(self.block_yx[1], nx)
         return _touched(box.y0, box.y1, by, ny) * _touched(box.x0, box.x1, bx, nx), by * bx
+
+    def scratch_bytes(self, window: Window) -> int:
+        """See :class:`eocube.model.recipe.Scratching`: one file's pixels, once more to shift them, and what decoding it takes."""
+        pixels = math.prod(window.shape_yx)
+        size = max(np.dtype(v.dtype).itemsize for v in self._frame.variables)
+        file = 2 * pixels * size * self._bands_a_file
+        flags = 2 * pixels * len(self._frame.bands) if any(len(step) > 1 for step in self._steps) else 0
+        return file + flags + max((self._decoding_bytes(grid, window, size) for grid in self._grids), default=0)
+
+    def _decoding_bytes(self, grid: GeoBox | None, window: Window, size: int) -> int:
+        """A block as it is coded and decoded; of a file on another grid every block that is needed, and the warper's buffers."""
+        if grid is not None and not _kernel_px(box_on(grid, self._frame.geobox), grid):
+            return 2 * size * math.prod(self.block_yx)
+        n, block = self._blocks(grid, window)
+        return size * (n * block + WARP_COPIES * math.prod(window.shape_yx))
+
+    @cached_property
+    def _grids(self) -> list[GeoBox | None]:
+        """Every grid that files lie on; None for one that is not stated."""
+        found = {None if a.geobox is None else _grid_key(a.geobox): a.geobox for a in self._files()}
+        return list(found.values())
+
+    @cached_property
+    def _bands_a_file(self) -> int:
+        """Most bands of a scene that come from one file."""
+        counts = (Counter(a.href for a in s.assets.values()) for step in self._steps for s in step)
+        return max((max(c.values(), default=1) for c in counts), default=1)
+
+    def _files(self) -> Iterator[Asset]:
+        return (a for step in self._steps for s in step for a in s.assets.values())
 
     # ------------------------------------------------------------------------------------ pixels
 

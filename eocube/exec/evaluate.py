@@ -9,7 +9,7 @@ import xarray as xr
 
 from eocube.errors import StepContractError
 from eocube.exec.labels import crop, keeps_labels, labelled
-from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs
+from eocube.model.recipe import Binding, Frames, Node, OnError, frame_of, is_cube_arg, needs, shared_nodes
 from eocube.model.window import Window, offset_yx
 
 
@@ -21,26 +21,41 @@ class Evaluation(NamedTuple):
     on_error: OnError | None = None
 
 
-def evaluate(node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset] | None = None) -> xr.Dataset:
+class Memo:
+    """Results that one evaluation needs again: of nodes that a recipe uses more than once, by (node, window).
+
+    Everything else is let go of as soon as the step that asked for it is done.
+    """
+
+    def __init__(self, node: Node):
+        self._shared = shared_nodes(node)
+        self.found: dict[tuple[int, Window], xr.Dataset] = {}
+
+    def keeps(self, node: Node) -> bool:
+        """Whether the node is used more than once."""
+        return id(node) in self._shared
+
+
+def evaluate(node: Node, window: Window, run: Evaluation, memo: Memo | None = None) -> xr.Dataset:
     """The window of a node's result as a NumPy-backed Dataset, labels from the whole frame.
 
     Identical (node, window) pairs are computed once per ``memo``.
     """
-    memo = {} if memo is None else memo
+    memo = Memo(node) if memo is None else memo
     key = (id(node), window)
-    if key not in memo:
-        frame = frame_of(node, run.binding, run.frames)
-        if "source" in node:
-            arrays = run.binding.sources[node["source"]].read(window, on_error=run.on_error)
-            memo[key] = labelled(frame, window, arrays)
-        else:
-            memo[key] = _run_step(node, window, run, memo, extra_px=0)
-    return memo[key]
+    if key in memo.found:
+        return memo.found[key]
+    if "source" in node:
+        arrays = run.binding.sources[node["source"]].read(window, on_error=run.on_error)
+        result = labelled(frame_of(node, run.binding, run.frames), window, arrays)
+    else:
+        result = _run_step(node, window, run, memo, extra_px=0)
+    if memo.keeps(node):
+        memo.found[key] = result
+    return result
 
 
-def _run_step(
-    node: Node, window: Window, run: Evaluation, memo: dict[tuple[int, Window], xr.Dataset], *, extra_px: int
-) -> xr.Dataset:
+def _run_step(node: Node, window: Window, run: Evaluation, memo: Memo, *, extra_px: int) -> xr.Dataset:
     declared = run.binding.steps[node["step"]]
     outer, inner = frame_of(node, run.binding, run.frames), frame_of(node["in"], run.binding, run.frames)
     main, others = needs(node, window, run.binding, run.frames, extra_px=extra_px)
@@ -59,8 +74,8 @@ def probe(node: Node, window: Window, run: Evaluation, *, extra_px: int = 64) ->
 
     StepContractError names the variable that differs: the declared halo is too small, or the step looks at the whole image.
     """
-    narrow = _run_step(node, window, run, {}, extra_px=0)
-    wide = _run_step(node, window, run, {}, extra_px=extra_px)
+    narrow = _run_step(node, window, run, Memo(node), extra_px=0)
+    wide = _run_step(node, window, run, Memo(node), extra_px=extra_px)
     for name in narrow.data_vars:
         a, b = narrow[name].values, wide[name].values
         if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):

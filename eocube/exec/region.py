@@ -15,16 +15,22 @@ import numpy.typing as npt
 
 from eocube.errors import AssetReadError, StalePlanError, StepContractError
 from eocube.exec.evaluate import Evaluation, evaluate
-from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.blobs import Blobs, is_folder, open_blobs
 from eocube.io.cubes import cube_path
 from eocube.io.markers import Marker, MarkerName, delete_markers, get_marker, list_markers, put_marker
-from eocube.io.shards import ChunkIndex, Kept, Shelf, encode_chunk, shard_order
+from eocube.io.shards import HELD_BYTES, ChunkIndex, Kept, Shelf, encode_chunk, shard_order
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
 from eocube.model.hooks import kill_hook
-from eocube.model.recipe import Arrays, Binding, Frames, Node, trace, window_bytes
+from eocube.model.recipe import Arrays, Binding, Frames, Node, frame_bytes, same_times, trace, window_bytes
 from eocube.model.spec import SUMMARY, CubeSpec, Piece, Region, region_key
 from eocube.model.window import Window
+
+HEAP_BYTES = 16 * 1024 * 1024
+"""Most that stays unused between what is used: the C library keeps arrays below some 32 MB in one heap."""
+
+OTHER_BYTES = 4 * 1024 * 1024
+"""What does not grow with the pixels: open files, their structure, objects of the interpreter."""
 
 Errors = Literal["raise", "skip"]
 
@@ -117,19 +123,57 @@ def _evaluate_arrays(job: CubeJob, window: Window, run: Evaluation) -> Arrays:
 
 
 def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
-    """Inner chunks along time, y, x that one piece of a region may have under ``job.max_bytes``: halved in y, x, then time.
+    """Inner chunks along time, y, x that one piece of a region may have under ``job.max_bytes``: halved in time, then y, x.
 
+    Dates first: pieces of other dates come from other files, while pieces side by side decode the blocks between them twice.
     Files are gone through chunk of dates by chunk of dates: what is read is encoded while it is still in the processor's cache.
     """
     n = list(job.spec.chunks_per_shard)
     if "source" in job.node:
         n[0] = 1
     while True:
-        first = next(job.spec.pieces(region, (n[0], n[1], n[2])))
-        if window_bytes(job.node, first.window, job.binding, job.frames) <= job.max_bytes or n == [1, 1, 1]:
-            return n[0], n[1], n[2]
-        axis = max((1, 2), key=lambda i: n[i]) if max(n[1:]) > 1 else 0
+        cut = (n[0], n[1], n[2])
+        if n == [1, 1, 1] or all(piece_bytes(job, piece) <= job.max_bytes for piece in _biggest(job, region, cut)):
+            return cut
+        axis = 0 if n[0] > 1 else max((1, 2), key=lambda i: n[i])
         n[axis] = math.ceil(n[axis] / 2)
+
+
+def _biggest(job: CubeJob, region: Region, chunks_tyx: tuple[int, int, int]) -> Iterator[Piece]:
+    """Pieces of a region among which the biggest is: one at the corner is whole, its neighbours may have more halo.
+
+    Dates differ only where a step reads other dates than it writes: periods are of unequal length.
+    """
+    unequal = any(step.times is not same_times for step in job.binding.steps.values())
+    for piece in job.spec.pieces(region, chunks_tyx):
+        t, y, x = (at // n for at, n in zip(piece.chunk, chunks_tyx, strict=True))
+        if y < 2 and x < 2:
+            yield piece
+        if t and not unequal:
+            return
+
+
+def piece_bytes(job: CubeJob, piece: Piece) -> int:
+    """Most bytes of arrays that a task holds for one piece: while it is evaluated, or while it is encoded."""
+    spec, window = job.spec, piece.window
+    height, width = window.shape_yx
+    chunk = max(math.prod(spec.chunk_shape(v)) * np.dtype(v.dtype).itemsize for v in spec.frame.variables)
+    flags = 5 * height * width
+    # A chunk is cut out, encoded into room for all of it, and copied to its size.
+    encoding = frame_bytes(spec.frame, window) + max(3 * chunk, flags)
+    return max(window_bytes(job.node, window, job.binding, job.frames), encoding)
+
+
+def peak_bytes(job: CubeJob, region: Region) -> int:
+    """Most bytes by which the task of one region makes its process grow.
+
+    Its biggest piece, encoded chunks as many as are held, and what the allocator cannot use again. Where the store is no folder
+    every encoded chunk is held, and pixels may be such that no codec makes them smaller.
+    """
+    written = frame_bytes(job.spec.frame, job.spec.window(region))
+    piece = max(piece_bytes(job, piece) for piece in _biggest(job, region, piece_chunks(job, region)))
+    held = min(written, HELD_BYTES) if is_folder(job.store_url) else written
+    return piece + held + min(piece // 8, HEAP_BYTES) + OTHER_BYTES
 
 
 class RegionWriter:
@@ -228,12 +272,14 @@ class RegionWriter:
             yield ((at[0], 0, *at[1:]) if variable.banded else at), part
 
     def _count(self, piece: Piece, arrays: Arrays) -> None:
-        """Valid and clear pixels, date by date: flags of a whole piece would take half of what its pixels take."""
+        """Valid and clear pixels, date by date and band by band: flags of a whole piece take as much as its pixels."""
         data, cell = self._spec.frame.data, self._spec.cell_px
         rule = self._spec.clear_rule
         t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
         for i, pixels in enumerate(arrays["data"]):
-            valid = np.asarray(data.valid(pixels).all(axis=0))
+            valid = np.ones(pixels.shape[1:], bool)
+            for band in pixels:
+                valid &= data.valid(band)
             clear = np.asarray(valid & is_class(arrays["scl"][i], rule["clear_values"])) if rule["variable"] == "scl" else valid
             self._pixels += valid.size
             self._valid += int(valid.sum())

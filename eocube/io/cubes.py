@@ -22,12 +22,14 @@ from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Cost, OnError
+from eocube.model.recipe import Arrays, Cost, OnError, frame_bytes
 from eocube.model.spec import CubeSpec, Region
 from eocube.model.window import Span, Window
 
 Decode = Literal["dn", "reflectance"]
 CUBES = "cubes"
+ZARR_BYTES = 32 * 1024 * 1024
+"""What the threads of zarr-python hold beside encoded chunks."""
 
 
 def cube_path(cube: str, product: str) -> str:
@@ -243,6 +245,11 @@ class CubeSource:
                 len(window.times) * height * width * deep,
             )
         return cost
+
+    def scratch_bytes(self, window: Window) -> int:
+        """See :class:`eocube.model.recipe.Scratching`: zarr-python's threads, and every encoded chunk of the window at once."""
+        raw = frame_bytes(self.spec.frame, window)
+        return ZARR_BYTES + raw * (2 if self._frame != self.spec.frame or len(_runs(window.times)) > 1 else 1)
 
 
 def _shards(span: Span, unit: int) -> range:

@@ -21,7 +21,7 @@ from eocube.model.frame import Variable
 from eocube.model.spec import CODEC
 
 _ABSENT = 2**64 - 1
-HELD_BYTES = 16 * 1024 * 1024
+HELD_BYTES = 8 * 1024 * 1024
 """Most bytes of encoded chunks that a task holds until their shards are put, where the disk of the store can take the rest."""
 
 ChunkIndex = tuple[int, ...]

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from eocube.exec.drive import CubePlan
-from eocube.exec.region import CubeJob, piece_chunks
+from eocube.exec.region import CubeJob, peak_bytes, piece_chunks
 from eocube.jobs.remaining import Standing, standing
-from eocube.model.recipe import Cost, frame_bytes, trace, window_bytes
+from eocube.model.recipe import Cost, frame_bytes, trace
 from eocube.model.spec import Region
 from eocube.model.window import Window
 
@@ -140,7 +140,7 @@ def _row(plan: CubePlan, region: Region) -> dict[str, Any]:
         "region": str(region),
         **cost._asdict(),
         "bytes_out": written,
-        "peak_bytes": peak_bytes(job, pieces[0].window, written),
+        "peak_bytes": peak_bytes(job, region),
     }
 
 
@@ -148,14 +148,6 @@ def _cost(job: CubeJob, window: Window) -> Cost:
     """What evaluating one piece reads: pieces with a halo read their margins anew."""
     reads = trace(job.node, window, job.binding, job.frames)
     return sum((job.binding.sources[key].cost(inner) for key, inner in reads), Cost(0, 0, 0))
-
-
-def peak_bytes(job: CubeJob, piece: Window, written: int) -> int:
-    """Memory of one task: the arrays of its biggest piece, and the region's encoded chunks twice (chunks, then the joined shard).
-
-    ``written`` are the raw bytes of the region, the most that its chunks can take.
-    """
-    return window_bytes(job.node, piece, job.binding, job.frames) + 2 * written
 
 
 def _mb(n: int) -> str:

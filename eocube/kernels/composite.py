@@ -74,8 +74,11 @@ def median_over_time(data: AnyArray, valid: BoolArray | None = None, *, nodata: 
     steps = _network(data.shape[0])
     top = data.dtype.type(np.inf if data.dtype.kind == "f" else np.iinfo(data.dtype).max)
     for rows, part, part_valid in _pieces(data, valid):
-        lower, upper = _middle_pair(part, part_valid, fill, top, steps)
-        median[:, rows] = _average(lower, upper).reshape(median[:, rows].shape)
+        found = np.empty(part.shape[1:], data.dtype)
+        for some in _runs(*part.shape[1:]):
+            lower, upper = _middle_pair(part, part_valid, fill, top, steps, (some.start, some.stop))
+            found[:, some] = _average(lower, upper)
+        median[:, rows] = found.reshape(median[:, rows].shape)
     return median
 
 
@@ -100,10 +103,13 @@ def mean_over_time(data: AnyArray, valid: BoolArray | None = None, *, nodata: fl
     fill = _check(data, valid, nodata)
     mean = np.empty(data.shape[1:], data.dtype)
     for rows, part, part_valid in _pieces(data, valid):
-        total = np.zeros(part.shape[1:], np.float64)
-        count = np.zeros(part.shape[1:], np.uint16)
-        _total(part, part_valid, fill, total, count)
-        mean[:, rows] = _quotient(total, count, fill).reshape(mean[:, rows].shape)
+        found = np.empty(part.shape[1:], data.dtype)
+        for some in _runs(*part.shape[1:]):
+            total = np.zeros((part.shape[1], some.stop - some.start), np.float64)
+            count = np.zeros(total.shape, np.uint16)
+            _total(part, part_valid, fill, some.start, total, count)
+            found[:, some] = _quotient(total, count, fill)
+        mean[:, rows] = found.reshape(mean[:, rows].shape)
     return mean
 
 
@@ -165,6 +171,12 @@ def _pieces(data: AnyArray, valid: BoolArray | None) -> Iterator[tuple[slice, An
         pixels = (rows.stop - rows.start) * nx
         part = np.ascontiguousarray(data[:, :, rows]).reshape(dates, bands, pixels)
         yield rows, part, np.ascontiguousarray(mask[:, :, rows]).reshape(dates, mask.shape[1], pixels)
+
+
+def _runs(bands: int, pixels: int) -> Iterator[slice]:
+    """Pixels some at a time: what a statistic holds on its way is wider than its result."""
+    step = max(_LANES, _BUFFER_BYTES // (8 * max(1, bands)))
+    return (slice(start, min(start + step, pixels)) for start in range(0, pixels, step))
 
 
 def _average(lower: AnyArray, upper: AnyArray) -> AnyArray:
@@ -252,23 +264,24 @@ def _sort_lanes(values: AnyArray, steps: npt.NDArray[np.int32], lanes: int) -> N
 
 @njit(nogil=True, cache=True)
 def _middle_pair(
-    data: AnyArray, valid: BoolArray, nodata: Any, top: Any, steps: npt.NDArray[np.int32]
+    data: AnyArray, valid: BoolArray, nodata: Any, top: Any, steps: npt.NDArray[np.int32], span: tuple[int, int]
 ) -> tuple[AnyArray, AnyArray]:
-    """Find the two middle clear values of each pixel, each (band, pixel); both are ``nodata`` where no date is clear.
+    """Find the two middle clear values of the pixels of ``span``, each (band, pixel); both ``nodata`` where no date is clear.
 
     ``data`` is (time, band, pixel), ``valid`` the same or with one band or none, ``top`` a value that nothing exceeds. A
     clear value equal to ``top`` is harmless: it ties with the masked ones, and only values among the first n are picked.
     """
-    dates, bands, pixels = data.shape
+    dates, bands, _ = data.shape
+    first, end = span
     zero = data.dtype.type(0)
-    lower = np.empty((bands, pixels), data.dtype)
-    upper = np.empty((bands, pixels), data.dtype)
+    lower = np.empty((bands, end - first), data.dtype)
+    upper = np.empty((bands, end - first), data.dtype)
     lanes = max(16, min(_LANES, _BUFFER_BYTES // (max(dates, 1) * data.itemsize)))
     values = np.empty((dates, lanes), data.dtype)
     use = np.empty(lanes, np.bool_)
     count = np.empty(lanes, np.uint16)
-    for start in range(0, pixels, lanes):
-        stop = min(start + lanes, pixels)
+    for start in range(first, end, lanes):
+        stop = min(start + lanes, end)
         for band in range(bands):
             count[:] = 0
             for t in range(dates):
@@ -282,21 +295,25 @@ def _middle_pair(
             _sort_lanes(values, steps, stop - start)
             for x in range(stop - start):
                 n = np.int64(count[x])
-                lower[band, start + x] = values[(n - 1) // 2, x] if n > 0 else nodata
-                upper[band, start + x] = values[n // 2, x] if n > 0 else nodata
+                lower[band, start - first + x] = values[(n - 1) // 2, x] if n > 0 else nodata
+                upper[band, start - first + x] = values[n // 2, x] if n > 0 else nodata
     return lower, upper
 
 
 @njit(nogil=True, cache=True)
-def _total(data: AnyArray, valid: BoolArray, nodata: Any, total: Float64Array, count: UInt16Array) -> None:
-    """Add the clear values of each pixel to ``total`` and their number to ``count``, both (band, pixel), date by date."""
-    dates, bands, pixels = data.shape
+def _total(data: AnyArray, valid: BoolArray, nodata: Any, first: int, total: Float64Array, count: UInt16Array) -> None:
+    """Add the clear values of pixels from ``first`` on to ``total`` and their number to ``count``, both (band, pixel).
+
+    Date by date.
+    """
+    dates, bands, _ = data.shape
+    end = first + total.shape[1]
     use = np.empty(_LANES, np.bool_)
-    for start in range(0, pixels, _LANES):
-        stop = min(start + _LANES, pixels)
+    for start in range(first, end, _LANES):
+        stop = min(start + _LANES, end)
         for band in range(bands):
-            sums = total[band, start:stop]
-            counts = count[band, start:stop]
+            sums = total[band, start - first : stop - first]
+            counts = count[band, start - first : stop - first]
             for t in range(dates):
                 row = data[t, band, start:stop]
                 _usable(row, _mask_row(valid, t, band, start, stop), nodata, use)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import partial
@@ -25,6 +26,8 @@ from eocube.model.window import Span, Window
 
 PROBE_PX = 64
 PROBE_DATES = 4
+_OBJECT_BYTES = 256 * 1024
+"""What the objects round the arrays of a window take: nothing, in a window of true size."""
 
 UserFunction = Callable[[xr.Dataset], xr.Dataset | xr.DataArray]
 
@@ -68,9 +71,20 @@ def apply(cube: xr.Dataset, func: UserFunction, *, halo_px: int = 0, step_id: st
     fn: Any = _Applied(func, int(halo_px))
     if name in binding.steps and binding.steps[name].fn == fn:
         fn = binding.steps[name].fn  # the same function once more; an object of its own would count as another one
-    shown = _Trial(node, binding, fn, int(halo_px), step_id).frame()
+    trial = _Trial(node, binding, fn, int(halo_px), step_id)
+    shown = trial.frame()
     grown: Node = {"step": name, "rev": 1, "args": {"halo_px": int(halo_px), "gives": _stated(shown)}, "in": node}
-    declared = Step(name=name, rev=1, fn=fn, halo_px=int(halo_px), frame=_frame, times=same_times, arg_times="all", by_name=False)
+    declared = Step(
+        name=name,
+        rev=1,
+        fn=fn,
+        halo_px=int(halo_px),
+        frame=_frame,
+        times=same_times,
+        arg_times="all",
+        scratch=trial.scratch,
+        by_name=False,
+    )
     bound = binding.merged(Binding(steps={name: declared}))
     attrs = {k: v for k, v in cube.attrs.items() if not str(k).startswith("eocube_")}
     return _lazy_node(grown, bound, cube, attrs)
@@ -130,7 +144,7 @@ class _Trial:
     """One small window of the input, read once, on which the function is tried in several cuts."""
 
     def __init__(self, node: Node, binding: Binding, fn: _Applied, halo_px: int, step_id: str):
-        self.fn, self.step_id = fn, step_id
+        self.fn, self.step_id, self.scratch = fn, step_id, 0.0
         inner = frame_of(node, binding)
         n, (ny, nx) = len(inner.time_ms), inner.shape_yx
         if not n:
@@ -146,7 +160,7 @@ class _Trial:
         first = self._run(self._near)
         shown = frame_of_dataset(as_cube(first).assign_coords(spatial_ref=self._given["spatial_ref"]))
         core = self._core_of(first, self._near)
-        self._compare(core, self._core_of(self._run(self._far), self._far), _WIDER)
+        self._compare(core, self._core_of(self._run_watched(), self._far), _WIDER)
         for t in {0, self._given.sizes["time"] - 1}:
             one = slice(t, t + 1)
             self._compare(core.isel(time=one), self._core_of(self._run(self._near, one), self._near), _ALONE)
@@ -167,6 +181,23 @@ class _Trial:
         if "data" not in result or "band" not in result["data"].dims:
             dims = {str(k): v.dims for k, v in result.data_vars.items()}
             raise CubeError(f"The function of step {self.step_id!r} returned {dims}; give 'data' (time, band, y, x).")
+        return result
+
+    def _run_watched(self) -> xr.Dataset:
+        """The widest window; what NumPy held meanwhile beside what went in and came out is noted as ``scratch``."""
+        tracing = tracemalloc.is_tracing()
+        if not tracing:
+            tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        try:
+            result = self._run(self._far)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            if not tracing:
+                tracemalloc.stop()
+        both = self._given.nbytes + result.nbytes
+        self.scratch = round(max(0, most - before - result.nbytes - _OBJECT_BYTES) / both, 2)
         return result
 
     def _core_of(self, result: xr.Dataset, spans: tuple[Span, ...]) -> xr.Dataset:

@@ -107,7 +107,13 @@ def _check(method: str, data: Variable) -> float:
 
 
 def _statistic(block: npt.NDArray, *, kernel: Any, nodata: float, dates: Sequence[int]) -> npt.NDArray:
-    return np.stack([kernel(part, nodata=nodata) for part in _by_period(block, dates)])
+    parts = _by_period(block, dates)
+    if len(parts) == 1:
+        return kernel(block, nodata=nodata)[None]
+    out = np.empty((len(parts), *block.shape[1:]), block.dtype)
+    for i, part in enumerate(parts):
+        out[i] = kernel(part, nodata=nodata)
+    return out
 
 
 def _count(block: npt.NDArray, *, nodata: float, dates: Sequence[int]) -> npt.NDArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -20,6 +21,9 @@ from eocube.lazy.lift import band_names, data_variable, lift, with_data
 from eocube.model.bands import Band
 from eocube.model.frame import BANDED_DIMS, Frame, Variable
 from eocube.model.recipe import step
+
+_ROWS_PX = 1 << 16
+"""Pixels computed at a time: a handful of float32 bands of them stay in a second-level cache."""
 
 SYMBOLS: dict[str, tuple[str, ...]] = {
     "A": ("coastal",),
@@ -144,14 +148,22 @@ def _spectral_index(cube: xr.Dataset, name: str, formula: str, bands: dict[str, 
     values = lift(kernel, cube["data"], dims=BANDED_DIMS, dtype="float32", sizes={"band": 1}, whole=("band",))
     label = ("band", np.array([name], np.dtypes.StringDType()), {"standard_name": "band"})
     per_band = [k for k, c in cube.coords.items() if "band" in c.dims]
-    return with_data(cube.drop_vars(per_band).isel(band=[0]).assign_coords(band=label), values, _variable(v, name))
+    return with_data(cube.drop_vars(per_band).isel(band=slice(0, 1)).assign_coords(band=label), values, _variable(v, name))
 
 
 def _index_block(
     block: npt.NDArray, *, formula: str, rows: dict[str, int], constants: dict[str, float], decode: dict[str, Any] | None
 ) -> npt.NDArray:
-    def layer(row: int) -> npt.NDArray:
-        return block[:, row] if decode is None else dn_to_reflectance(block[:, row], **decode)
+    """A few rows at a time: what a formula holds on its way is many times its result."""
 
-    values: dict[str, Any] = {symbol: layer(row) for symbol, row in rows.items()}
-    return evaluate(formula, {**values, **constants})[:, None]
+    def layer(bands: npt.NDArray, row: int) -> npt.NDArray:
+        return bands[row] if decode is None else dn_to_reflectance(bands[row], **decode)
+
+    out = np.empty((len(block), 1, *block.shape[2:]), np.float32)
+    step = max(1, _ROWS_PX // max(1, block.shape[-1]))
+    for t, start in itertools.product(range(len(block)), range(0, block.shape[-2], step)):
+        rows_yx = slice(start, start + step)
+        bands = block[t, :, rows_yx]
+        values: dict[str, Any] = {symbol: layer(bands, row) for symbol, row in rows.items()}
+        out[t, 0, rows_yx] = evaluate(formula, {**values, **constants})
+    return out

@@ -18,6 +18,8 @@ from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame
 from eocube.model.recipe import step
 
 METHODS = ("scl",)
+_FLAGS = 0.12
+"""Two flags a pixel beside a band of two bytes and its class, in and out."""
 
 Classes = Sequence[int | str]
 
@@ -57,7 +59,7 @@ def _frame(frame: Frame, method: str, clear: Sequence[int]) -> Frame:  # noqa: A
     return frame
 
 
-@step(frame=_frame)
+@step(frame=_frame, scratch=_FLAGS)
 @by_band
 def _mask_clouds(cube: xr.Dataset, method: str, clear: Sequence[int]) -> xr.Dataset:
     v = data_variable(cube)

@@ -15,6 +15,7 @@ import hashlib
 import importlib
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
@@ -82,6 +83,14 @@ class Source(Protocol):
         """Rows and columns of the unit that is decoded at once."""
 
 
+@runtime_checkable
+class Scratching(Protocol):
+    """A source that says what reading takes beside the pixels read; one that says nothing counts as taking nothing."""
+
+    def scratch_bytes(self, window: Window) -> int:
+        """Most bytes that reading ``window`` holds beside its result: files decoded, warped or joined."""
+
+
 FrameRule = Callable[..., Frame]
 TimesRule = Callable[..., tuple[int, ...]]
 
@@ -119,13 +128,17 @@ class Step:
     arg_times: str
     """``all``: a cube argument is read on its whole time axis; ``same``: on the output's dates."""
 
+    scratch: float = 0.0
+    """Most that ``fn`` holds beside its inputs and result, as a share of both together. For plans and sub-windows only."""
+
     by_name: bool = False
     """Whether the module-level name of ``fn`` leads to this step; others pickle by value."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.by_name:
             return _step_by_name, (self.fn.__module__, self.fn.__qualname__)
-        return _remake_step, (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times)
+        args = (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times, self.scratch)
+        return _remake_step, args
 
 
 def _step_by_name(module: str, qualname: str) -> Step:
@@ -134,8 +147,10 @@ def _step_by_name(module: str, qualname: str) -> Step:
     return step
 
 
-def _remake_step(name: str, rev: int, fn: Any, halo_px: int, frame: Any, times: Any, arg_times: str) -> Step:
-    return Step(name=name, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times)
+def _remake_step(  # noqa: PLR0917 - as __reduce__ gives them
+    name: str, rev: int, fn: Any, halo_px: int, frame: Any, times: Any, arg_times: str, scratch: float
+) -> Step:
+    return Step(name=name, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times, scratch=scratch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +356,7 @@ def step(
     frame: FrameRule = same_frame,
     times: TimesRule = same_times,
     arg_times: str = "all",
+    scratch: float = 0.0,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a function from cube to cube as a step: it runs as it is, and its lazy result carries the grown recipe.
 
@@ -358,6 +374,7 @@ def step(
             frame=frame,
             times=times,
             arg_times=arg_times,
+            scratch=scratch,
             by_name="<" not in fn.__qualname__,
         )
         signature = inspect.signature(fn)
@@ -467,13 +484,55 @@ def trace(node: Node, window: Window, binding: Binding, memo: Frames | None = No
     return list(dict.fromkeys(found))
 
 
+def shared_nodes(node: Node) -> frozenset[int]:
+    """``id`` of every node that is used more than once below ``node``: its results are kept while the rest is evaluated."""
+    uses: Counter[int] = Counter()
+
+    def visit(one: Node) -> None:
+        uses[id(one)] += 1
+        if uses[id(one)] == 1 and "source" not in one:
+            for inner in (one["in"], *(v["cube"] for v in one["args"].values() if is_cube_arg(v))):
+                visit(inner)
+
+    visit(node)
+    return frozenset(i for i, n in uses.items() if n > 1)
+
+
 def window_bytes(node: Node, window: Window, binding: Binding, memo: Frames) -> int:
-    """Bytes of every array that evaluating ``window`` holds at once, inputs and results of each step together."""
-    own = frame_bytes(frame_of(node, binding, memo), window)
-    if "source" in node:
-        return own
-    main, others = needs(node, window, binding, memo)
-    return own + sum(window_bytes(n.node, n.window, binding, memo) for n in (main, *others.values()))
+    """Most bytes of arrays that evaluating ``window`` holds at any time.
+
+    Each step holds its inputs, its result and what it declares to need beside them; inputs go when the step is done. Results that
+    are used more than once stay to the end, and so does the room that reading took: few allocators give it back at once.
+    """
+    shared, kept, reading = shared_nodes(node), dict[tuple[int, Window], int](), [0]
+
+    def size(need: Need) -> int:
+        n = frame_bytes(frame_of(need.node, binding, memo), need.window)
+        if id(need.node) in shared:
+            kept[id(need.node), need.window] = n
+            return 0
+        return n
+
+    def peak(need: Need) -> int:
+        if "source" in need.node:
+            reading.append(scratch_of(binding.sources[need.node["source"]], need.window))
+            return size(need)
+        main, others = needs(need.node, need.window, binding, memo)
+        most = held = 0
+        for inner in (*others.values(), main):
+            most = max(most, held + peak(inner))
+            held += size(inner)
+        at_work = frame_bytes(frame_of(need.node, binding, memo), need.window) + sum(
+            frame_bytes(frame_of(n.node, binding, memo), n.window) for n in (main, *others.values())
+        )
+        return max(most, held + size(need) + math.ceil(binding.steps[need.node["step"]].scratch * at_work))
+
+    return peak(Need(node, window)) + sum(kept.values()) + max(reading)
+
+
+def scratch_of(source: Source, window: Window) -> int:
+    """Most bytes that reading ``window`` holds beside its result, where the source says so; else none."""
+    return source.scratch_bytes(window) if isinstance(source, Scratching) else 0
 
 
 def frame_bytes(frame: Frame, window: Window) -> int:

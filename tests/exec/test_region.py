@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import eocube
 from eocube.exec import region
 from eocube.io.blobs import LocalBlobs, open_blobs
-from eocube.io.shards import Shelf
+from eocube.io.shards import HELD_BYTES, Shelf
 from eocube.jobs.convert import convert
 from eocube.jobs.open import open_corpus
+from eocube.jobs.write import WriteSettings, plan_cube
+from eocube.model.recipe import frame_bytes
+from eocube.model.spec import SHARD_DATES, Layout, Region
+from eocube.model.window import Window
+from eocube.testing.sources import make_cube
 from eocube.testing.stac import make_grid, make_series, write_catalog
 from eocube.testing.stores import tree
 
@@ -43,3 +54,55 @@ def test_a_shelf_gives_back_what_it_was_given_and_holds_no_more_than_it_may(tmp_
 def test_a_store_that_is_no_folder_has_everything_held() -> None:
     shelf = Shelf(open_blobs("memory://nowhere"), most_bytes=0)
     assert shelf.body(shelf.keep(b"12")) == b"12"
+
+
+def _widest(cube: xr.Dataset) -> xr.Dataset:
+    return cube.assign(data=cube["data"].astype("float32"))
+
+
+STEPS: dict[str, Callable[[xr.Dataset], xr.Dataset]] = {
+    "source": lambda cube: cube,
+    "chain": lambda cube: eocube.to_reflectance(eocube.mask_clouds(cube)),
+    "halo": lambda cube: eocube.apply(cube, _widest, halo_px=9, step_id="widest"),
+    "composite": lambda cube: eocube.composite(eocube.mask_clouds(cube), "1MS"),
+}
+
+
+@given(max_bytes=st.integers(1, 1 << 24), name=st.sampled_from(sorted(STEPS)), layout=st.sampled_from(sorted(SHARD_DATES)))
+@settings(deadline=None, max_examples=25)
+def test_a_piece_fits_under_max_bytes_or_is_one_chunk_and_the_pieces_are_the_region(
+    max_bytes: int, name: str, layout: Layout
+) -> None:
+    cube = STEPS[name](make_cube(shape_yx=(800, 300)))
+    how = WriteSettings(layout=layout, max_bytes=max_bytes)
+    job = plan_cube(cube, "nowhere", site="c", product="p", settings=how).job
+    for place in job.spec.regions():
+        n = region.piece_chunks(job, place)
+        pieces = list(job.spec.pieces(place, n))
+        most = max(region.piece_bytes(job, piece) for piece in pieces)
+        assert most <= max_bytes or n == (1, 1, 1)
+        assert most < region.peak_bytes(job, place)
+        assert sum(map(n_pixels, (p.window for p in pieces))) == n_pixels(job.spec.window(place))
+
+
+def n_pixels(window: Window) -> int:
+    return len(window.times) * math.prod(window.shape_yx)
+
+
+def test_a_piece_gives_up_dates_before_pixels() -> None:
+    """Other dates are other files; side by side, pieces decode the blocks between them twice."""
+    cube = eocube.to_reflectance(make_cube(shape_yx=(800, 300)))
+    job = plan_cube(cube, "nowhere", site="c", product="p", settings=WriteSettings(max_bytes=1 << 23)).job
+    n_dates, n_rows, n_columns = region.piece_chunks(job, Region(0, 0, 0))
+    assert (n_rows, n_columns) == job.spec.chunks_per_shard[1:]
+    assert 1 <= n_dates < job.spec.chunks_per_shard[0]
+
+
+def test_where_the_store_is_no_folder_every_encoded_chunk_counts() -> None:
+    cube = make_cube(shape_yx=(1024, 1024))
+    peaks = {}
+    for url in ("/folder", "s3://bucket/store"):
+        job = plan_cube(cube, url, site="c", product="p", settings=WriteSettings()).job
+        peaks[url] = region.peak_bytes(job, Region(0, 0, 0))
+    raw = frame_bytes(job.spec.frame, job.spec.window(Region(0, 0, 0)))
+    assert peaks["s3://bucket/store"] - peaks["/folder"] == raw - HELD_BYTES > 0
