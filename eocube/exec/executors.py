@@ -131,7 +131,8 @@ class DaskExecutor:
 
     def _workers(self) -> dict[str, Any]:
         # Asked of the scheduler itself: `client.scheduler_info` may give what a refresh in the background left, without workers.
-        identity = self.client.sync(self.client.scheduler.identity, n_workers=-1)
+        scheduler: Any = self.client.scheduler
+        identity = self.client.sync(scheduler.identity, n_workers=-1)
         workers: dict[str, Any] = identity["workers"]
         return workers
 

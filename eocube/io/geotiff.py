@@ -41,7 +41,6 @@ _KERNEL_PX = 4
 _MOST_TIMES_SMALLER = 1040
 """DEFLATE can make nothing smaller than by this."""
 
-_ALIGNED_PX = 1e-3
 _LZW_END = b"\xff" * 4
 """No code that LZW may go on with."""
 
@@ -113,7 +112,6 @@ class GeoTiffReader:
         for asset in assets:
             if not any(asset is known for known in file.checked):
                 check_asset(file.info, asset, item_id)
-                _check_corners(file.info.geobox, asset.geobox)
                 file.checked.append(asset)
         return file
 
@@ -159,19 +157,6 @@ def _check_unchanged(status: os.stat_result, stamp: tuple[int, int, int]) -> Non
     """GDAL opens files by name: what it read must be the file that was looked at."""
     if _stamp(status) != stamp:
         raise TiffDamageError("it was changed while it was read; when nobody writes it any more, run again")
-
-
-def _check_corners(found: GeoBox, declared: GeoBox | None) -> None:
-    """The last pixel must be where the metadata says too: a pixel size that is a little wrong shows there."""
-    if declared is None:
-        return
-    (ny, nx), (x, y) = found.shape, ~declared.affine @ (found.affine @ (float(found.shape[1]), float(found.shape[0])))
-    off_px = max(abs(x - nx), abs(y - ny))
-    if off_px > _ALIGNED_PX:
-        raise TiffDamageError(
-            f"its metadata says grid {list(declared.affine)[:6]}, the file has {list(found.affine)[:6]}: its far corner is "
-            f"{off_px:.3g} pixels away"
-        )
 
 
 # ---------------------------------------------------------------------------------------------------------- blocks

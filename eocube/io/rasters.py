@@ -143,14 +143,18 @@ def _band_differs(info: RasterInfo, asset: Asset) -> str | None:
 
 
 def _grid_differs(info: RasterInfo, asset: Asset) -> str | None:
+    """Every corner must be where the metadata says: a pixel size that is a little wrong shows at the far ones."""
     if asset.geobox is None:
         return None
     declared, found = asset.geobox, info.geobox
-    affines = [list(box.affine)[:6] for box in (declared, found)]
-    if tuple(declared.shape) != tuple(found.shape) or not np.allclose(
-        *affines, rtol=0, atol=abs(declared.affine.a) * _ALIGNED_PX
-    ):
-        return f"its metadata says grid {tuple(declared.shape)} {affines[0]}, the file has {tuple(found.shape)} {affines[1]}"
+    ny, nx = (int(n) for n in found.shape)
+    corners = [(x, y) for x in (0.0, float(nx)) for y in (0.0, float(ny))]
+    seen = [~declared.affine @ (found.affine @ corner) for corner in corners]
+    if tuple(declared.shape) != (ny, nx) or not np.allclose(seen, corners, rtol=0, atol=_ALIGNED_PX):
+        return (
+            f"its metadata says grid {tuple(declared.shape)} {list(declared.affine)[:6]}, the file has {(ny, nx)} "
+            f"{list(found.affine)[:6]}"
+        )
     if declared.crs is not None and found.crs is not None and declared.crs != found.crs:
         return f"its metadata says {declared.crs}, the file has {found.crs}; mend whichever of the two is wrong"
     return None

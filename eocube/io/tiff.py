@@ -236,7 +236,10 @@ def _check_entry(code: int, kind: int, count: int) -> None:
         or code in _ANY
     )
     if not fits:
-        raise TiffDamageError(f"it has a tag {code} of type {kind} with {count} values, which TIFF does not know")
+        raise TiffDamageError(
+            f"it has a tag {code} of type {kind} with {count} values, which TIFF does not know; if other "
+            "programs read the file rightly, copy it once with gdal_translate"
+        )
 
 
 def _values(file: _File, directory: _Directory, code: int, default: int) -> npt.NDArray[Any]:

@@ -307,7 +307,7 @@ def test_a_pixel_size_that_is_a_little_wrong_shows_at_the_far_corner(tmp_path: P
         if not far:
             GeoTiffReader().read([asset], BOX, item_id="i", resampling="nearest")
             continue
-        with pytest.raises(AssetReadError, match=r"its far corner is 0\.05\d* pixels away"):
+        with pytest.raises(AssetReadError, match="its metadata says grid"):
             GeoTiffReader().read([asset], BOX, item_id="i", resampling="nearest")
 
 
