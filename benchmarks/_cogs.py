@@ -102,7 +102,8 @@ def _item(number: int, edge_px: int) -> dict[str, Any]:
         "type": "Feature",
         "stac_version": "1.0.0",
         "stac_extensions": [
-            f"https://stac-extensions.github.io/{name}/schema.json" for name in ("eo/v1.1.0", "raster/v1.1.0", "projection/v1.1.0")
+            f"https://stac-extensions.github.io/{name}/schema.json"
+            for name in ("eo/v1.1.0", "raster/v1.1.0", "projection/v1.1.0")
         ],
         "id": item_id,
         "collection": "synthetic-mosaics",
