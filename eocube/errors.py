@@ -24,6 +24,23 @@ def _remade(cls: type[EocubeError], args: tuple[Any, ...], state: dict[str, Any]
     return error
 
 
+MAX_MESSAGE = 8_000
+"""Characters of a message that leave a task: Dask takes the class of an error away whose message has more than 10,000."""
+
+
+def alone(error: EocubeError) -> EocubeError:
+    """The same error without what it was raised from, and with a message of bounded length: so it may leave a task.
+
+    Errors of other packages often cannot be unpickled, and Dask then sends text instead of the whole chain. The message of an
+    error of eocube already says why.
+    """
+    text = str(error)
+    if len(text) > MAX_MESSAGE:
+        error.args = (f"{text[:MAX_MESSAGE]} …",)
+    error.__cause__ = error.__context__ = None
+    return error
+
+
 class MissingDependencyError(EocubeError, ImportError):
     """An optional package is not installed."""
 

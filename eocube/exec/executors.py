@@ -10,18 +10,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from eocube.errors import PlacementError, UnknownNameError
+from eocube.errors import EocubeError, PlacementError, UnknownNameError, alone
 
 if TYPE_CHECKING:
     from distributed import Client
 
 Resource = Literal["CPU", "GPU"]
 
+
+_SILENT = 50
+"""Level of Dask's own logging in clusters that live for one run: every error of a task is raised here, so it is said once."""
 
 _SPECS = ("serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "module:function")
 
@@ -118,7 +122,7 @@ class DaskExecutor:
 
         def submit(pair: tuple[Any, Any]) -> Any:
             spread.count(pair[0])
-            return self.client.submit(func, *pair, pure=False, **placed)
+            return self.client.submit(_run_task, func, *pair, key=f"{_name(func)}-{uuid.uuid4()}", pure=False, **placed)
 
         running = as_completed([submit(p) for p in islice(waiting, in_flight)], loop=self.client.loop)
         try:
@@ -206,6 +210,19 @@ class _Spread:
             # tasks run without it.
             with contextlib.suppress(Exception):
                 self._client.replicate([token])
+
+
+def _run_task(func: Callable[[Any, Any], Any], shared: Any, task: Any) -> Any:
+    """A task on a worker; an error of eocube comes back as what it is."""
+    try:
+        return func(shared, task)
+    except EocubeError as e:
+        raise alone(e) from None
+
+
+def _name(func: Callable[..., Any]) -> str:
+    """What the dashboard calls a task."""
+    return str(getattr(func, "__name__", "task")).strip("_")
 
 
 def _unpack(body: bytes) -> Any:
@@ -299,12 +316,15 @@ def _local_cluster(n_workers: int, gpu_workers: int) -> DaskExecutor:
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     def worker(resources: dict[str, float]) -> dict[str, Any]:
-        return {"cls": Nanny, "options": {"nthreads": 1, "resources": resources, "dashboard_address": None, "silence_logs": 40}}
+        return {
+            "cls": Nanny,
+            "options": {"nthreads": 1, "resources": resources, "dashboard_address": None, "silence_logs": _SILENT},
+        }
 
     workers = {f"cpu-{i}": worker({"CPU": 1} if gpu_workers else {}) for i in range(n_workers)}
     workers |= {f"gpu-{i}": worker({"GPU": 1}) for i in range(gpu_workers)}
     scheduler = {"cls": Scheduler, "options": {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}}
-    cluster = SpecCluster(workers=workers, scheduler=scheduler, name="eocube", silence_logs=40)
+    cluster = SpecCluster(workers=workers, scheduler=scheduler, name="eocube", silence_logs=_SILENT)
     client = Client(cluster, set_as_default=False)
     client.wait_for_workers(len(workers), timeout=120)
     return DaskExecutor(client, owned=[client, cluster])

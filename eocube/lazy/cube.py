@@ -10,7 +10,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from eocube.errors import CubeError
+from eocube.errors import CubeError, EocubeError, alone
 from eocube.exec.labels import labelled
 from eocube.model.frame import Frame
 from eocube.model.recipe import Binding, Node, Source, whole, with_recipe
@@ -67,7 +67,10 @@ class SourceArray:
     def __getitem__(self, key: tuple[slice, ...]) -> np.ndarray[Any, Any]:
         spans = [range(*k.indices(n)) for k, n in zip(key, self.shape, strict=True)]
         window = Window(tuple(spans[0]), _span(spans[-2]), _span(spans[-1]))
-        values = self.source.read(window, names=(self.name,))[self.name]
+        try:
+            values = self.source.read(window, names=(self.name,))[self.name]
+        except EocubeError as e:  # it may be on a worker
+            raise alone(e) from None
         return values[:, spans[1].start : spans[1].stop] if len(spans) == 4 else values
 
 
