@@ -68,6 +68,9 @@ class NotToBeUnpickledError(Exception):
     def __init__(self, a: int, b: int):
         super().__init__(a)
 
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        return type(self), (1,)
+
 
 def stop(shared: object, kind: str) -> None:
     try:
