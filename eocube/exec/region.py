@@ -234,6 +234,7 @@ class RegionWriter:
             self._pixels, self._valid, self._clear = kept.pixels, kept.valid, kept.clear
             return self._done(name, bytes_written=0)
         shards = {key: _put(blobs, key, body) for key, body in self._shards()}
+        self._shelf.close()  # here too: super-resolution has many writers at once and no block that ends with one
         kill_hook("after_shard")
         marker = Marker(
             key=task.key,

@@ -44,7 +44,10 @@ class Blobs(Protocol):
         """Put the object, whatever was there."""
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
-        """Put an object that comes in pieces, ``n_bytes`` in all; they are gone through once and need not be held together."""
+        """Put an object that comes in pieces, ``n_bytes`` in all; they are gone through once and need not be held together.
+
+        StoreWriteError, and no object, where they are not as many.
+        """
 
     def put_new(self, key: str, body: bytes) -> bool:
         """Put the object if none is there; whether this call made it. Exactly one of many callers wins."""
@@ -86,8 +89,13 @@ class Scratch:
         return start
 
     def read(self, offset: int, n_bytes: int) -> bytes:
-        """What was written there."""
-        return os.pread(self._file.fileno(), n_bytes, offset)
+        """What was written there; StoreWriteError where the file gives less."""
+        try:
+            body = os.pread(self._file.fileno(), n_bytes, offset)
+        except OSError as e:
+            raise self._error(e) from e
+        _require_all(f"A chunk that was laid by in a file below {self._folder}", len(body), n_bytes)
+        return body
 
     def close(self) -> None:
         """Nothing is left of it."""
@@ -161,9 +169,11 @@ class LocalBlobs:
         staged = self._path(f"{STAGING}/{uuid.uuid4().hex}")
         try:
             with _in_folder(staged, partial(open, staged, "xb")) as f:
-                for part in parts:
-                    f.write(part)
+                written = sum(f.write(part) for part in parts)
+            _require_all(f"Object {key!r}", written, n_bytes)
             yield staged
+        except StoreWriteError:
+            raise
         except OSError as e:
             raise _unwritten(f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}", e) from e
         finally:
@@ -236,12 +246,22 @@ def _unwritten(what: str, error: OSError) -> StoreWriteError:
     return found
 
 
-def _joined(parts: Iterable[bytes], n_bytes: int) -> bytearray:
+def _require_all(what: str, found: int, n_bytes: int) -> None:
+    """Refuse to put an object that is not what its index and marker say."""
+    if found != n_bytes:
+        raise StoreWriteError(
+            f"{what} came as {found} bytes and not as {n_bytes}: nothing was put. Check the disk, then run the same command "
+            "again; finished regions are kept."
+        )
+
+
+def _joined(key: str, parts: Iterable[bytes], n_bytes: int) -> bytearray:
     """One piece; parts that nobody else holds go while it fills."""
     whole, end = bytearray(n_bytes), 0
     for part in parts:
         whole[end : end + len(part)] = part
         end += len(part)
+    _require_all(f"Object {key!r}", end, n_bytes)
     return whole
 
 
@@ -284,8 +304,12 @@ class ObstoreBlobs:
         self._put(key, body, "overwrite")
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
-        """See :class:`Blobs`. In one request, so that nothing is left of a put that was killed."""
-        self._put(key, _joined(parts, n_bytes), "overwrite")
+        """See :class:`Blobs`. Big ones (from 5 MB) as a multipart upload: one long request would run into its time limit.
+
+        No object is there before the last part is. A kill leaves the old object, or none, and parts that no listing shows and no
+        reader sees, but which the server keeps until a rule of the bucket ends incomplete uploads.
+        """
+        self._put(key, _joined(key, parts, n_bytes), "overwrite")
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. A conditional PUT (If-None-Match: *)."""
@@ -427,7 +451,9 @@ class FsspecBlobs:
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
         """See :class:`Blobs`."""
-        self.put(key, b"".join(parts))
+        body = b"".join(parts)
+        _require_all(f"Object {key!r}", len(body), n_bytes)
+        self.put(key, body)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`."""

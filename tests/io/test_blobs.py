@@ -163,6 +163,24 @@ def test_an_object_may_come_in_pieces(blobs: Blobs) -> None:
     assert blobs.get("k") == b"12345"
 
 
+@pytest.mark.parametrize("part", [b"123", b"12345"], ids=["too short", "too long"])
+def test_an_object_that_is_not_as_long_as_announced_is_not_put(blobs: Blobs, part: bytes) -> None:
+    blobs.put("k", b"old")
+    with pytest.raises(StoreWriteError, match=r"'k' came as \d bytes and not as 4: nothing was put"):
+        blobs.put_parts("k", iter([part]), n_bytes=4)
+    assert blobs.get("k") == b"old"
+    assert [key for key, _ in blobs.list("")] == ["k"]
+
+
+def test_a_scratch_file_that_gives_less_than_was_laid_by_is_refused(tmp_path: Path) -> None:
+    scratch = LocalBlobs(str(tmp_path)).scratch()
+    assert scratch is not None
+    scratch.append(b"12345")
+    with pytest.raises(StoreWriteError, match=r"came as 2 bytes and not as 4"):
+        scratch.read(3, 4)
+    scratch.close()
+
+
 def test_a_scratch_file_has_no_name_and_gives_back_what_was_laid_by(tmp_path: Path) -> None:
     scratch = LocalBlobs(str(tmp_path)).scratch()
     assert scratch is not None

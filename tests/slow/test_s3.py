@@ -48,6 +48,22 @@ def options(server: str) -> Iterator[dict[str, Any]]:
     bucket.delete()
 
 
+def test_a_big_object_is_put_in_parts_and_an_upload_that_was_not_completed_is_no_object(
+    server: str, options: dict[str, Any]
+) -> None:
+    keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    client, blobs = boto3.client("s3", endpoint_url=server, region_name="us-east-1", **keys), open_blobs(STORE, options)
+    parts = [bytes([i]) * 3_000_000 for i in range(4)]
+    blobs.put_parts("big", iter(parts), n_bytes=12_000_000)
+    assert blobs.get("big") == b"".join(parts)
+    assert client.head_object(Bucket="bucket", Key="a/store/big")["ETag"].strip('"').endswith("-3")
+    begun = client.create_multipart_upload(Bucket="bucket", Key="a/store/big")["UploadId"]
+    client.upload_part(Bucket="bucket", Key="a/store/big", UploadId=begun, PartNumber=1, Body=b"other")
+    assert blobs.get("big") == b"".join(parts)
+    assert list(blobs.list("")) == [("big", 12_000_000)]
+    client.abort_multipart_upload(Bucket="bucket", Key="a/store/big", UploadId=begun)
+
+
 @pytest.fixture(scope="module")
 def catalogs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     top = tmp_path_factory.mktemp("catalogs")
