@@ -44,7 +44,7 @@ from rasterio.windows import Window
 from zarr.codecs import BloscCodec
 
 import eocube
-from eocube.io.shards import blosc_config
+from eocube.io.shards import chunk_codecs
 from eocube.jobs.write import explain
 
 DATES, EDGE_PX, BLOCK_PX = 12, 2048, 512
@@ -55,7 +55,7 @@ REPEATS = 7
 MOST_FETCHED = 1.3
 CODECS = {
     "default": BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=2),
-    "same_codec": BloscCodec(**blosc_config("uint16", CHUNK)),
+    "same_codec": chunk_codecs("uint16", CHUNK),
 }
 GOALS = {"default": 1.8, "same_codec": 1.4}
 PEERS = ("odc-stac", "stackstac")
@@ -63,7 +63,7 @@ Encoding = dict[str, Any]
 Write = Callable[[Path], object]
 
 
-def encoding(codec: BloscCodec) -> Encoding:
+def encoding(codec: Any) -> Encoding:
     """How an array is stored, in the words of zarr and xarray."""
     return {"chunks": CHUNK, "shards": SHARD, "compressors": codec}
 
@@ -73,7 +73,7 @@ def write_ours(store: Path, catalog: Path) -> None:
     eocube.convert(eocube.open_corpus("stac", catalog), str(store), executor=f"threads:{WORKERS}")
 
 
-def write_floor(store: Path, hrefs: list[list[str]], pool: ProcessPoolExecutor, codec: BloscCodec) -> None:
+def write_floor(store: Path, hrefs: list[list[str]], pool: ProcessPoolExecutor, codec: Any) -> None:
     """Rasterio and zarr-python, nothing else."""
     zarr.create_array(store, name="data", shape=SHAPE, dtype="uint16", fill_value=0, **encoding(codec))
     edge = SHARD[-1]
@@ -92,21 +92,21 @@ def write_shard(store: str, hrefs: list[list[str]], corner: tuple[int, int]) -> 
     zarr.open_array(store, path="data", mode="r+")[:, :, y : y + edge, x : x + edge] = pixels
 
 
-def write_odc(store: Path, items: list[pystac.Item], codec: BloscCodec) -> None:
+def write_odc(store: Path, items: list[pystac.Item], codec: Any) -> None:
     """odc-stac, a Dask chunk a shard."""
     edge = SHARD[-1]
     loaded = odc.stac.load(items, bands=list(BANDS), chunks={"time": DATES, "x": edge, "y": edge})
     write_xarray(store, loaded.to_array("band").transpose("time", "band", "y", "x"), codec)
 
 
-def write_stackstac(store: Path, items: list[pystac.Item], bounds: tuple[float, ...], codec: BloscCodec) -> None:
+def write_stackstac(store: Path, items: list[pystac.Item], bounds: tuple[float, ...], codec: Any) -> None:
     """Stackstac, a Dask chunk a shard's footprint."""
     raw = {"dtype": np.dtype("uint16"), "fill_value": np.uint16(0), "rescale": False}
     where = {"epsg": int(CRS[5:]), "resolution": GSD_M, "bounds": bounds, "chunksize": SHARD[-1]}
     write_xarray(store, stackstac.stack(items, assets=list(BANDS), **where, **raw), codec)
 
 
-def write_xarray(store: Path, loaded: xr.DataArray, codec: BloscCodec) -> None:
+def write_xarray(store: Path, loaded: xr.DataArray, codec: Any) -> None:
     """A lazy array through ``Dataset.to_zarr``."""
     edge = SHARD[-1]
     bare = xr.DataArray(loaded.data, dims=("time", "band", "y", "x"), name="data").chunk(time=-1, band=-1, y=edge, x=edge)

@@ -40,6 +40,9 @@ class Blobs(Protocol):
     def get(self, key: str) -> bytes | None:
         """The object's bytes, None where there is none."""
 
+    def size(self, key: str) -> int | None:
+        """The object's bytes, counted; None where there is none."""
+
     def put(self, key: str, body: bytes) -> None:
         """Put the object, whatever was there."""
 
@@ -142,6 +145,15 @@ class LocalBlobs:
             with open(self._path(key), "rb") as f:  # noqa: PTH123
                 return f.read()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, e.strerror or str(e)) from e
+
+    def size(self, key: str) -> int | None:
+        """See :class:`Blobs`."""
+        try:
+            return os.stat(self._path(key)).st_size  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as e:
             raise StoreReadError(self.url, key, e.strerror or str(e)) from e
@@ -299,6 +311,18 @@ class ObstoreBlobs:
         except (BaseError, OSError) as e:
             raise StoreReadError(self.url, key, reason_of(e)) from e
 
+    def size(self, key: str) -> int | None:
+        """See :class:`Blobs`."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            return int(obstore.head(self._store, key)["size"])
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
+
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
         self._put(key, body, "overwrite")
@@ -435,6 +459,15 @@ class FsspecBlobs:
         except OSError as e:
             raise StoreReadError(self.url, key, reason_of(e)) from e
         return body
+
+    def size(self, key: str) -> int | None:
+        """See :class:`Blobs`."""
+        try:
+            return int(self._opened[0].info(self._path(key))["size"])
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
 
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""

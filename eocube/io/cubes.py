@@ -6,8 +6,9 @@ import json
 import math
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from eocube.errors import CubeError, DamagedStoreError, StalePlanError, StoreNotFoundError, UnknownNameError
 from eocube.io.blobs import Blobs, open_blobs
-from eocube.io.markers import MarkerName, get_marker, is_finished, list_markers
+from eocube.io.markers import Marker, MarkerName, get_marker, is_finished, list_markers, marker_folder
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
 from eocube.model.frame import Frame, Variable
@@ -158,7 +159,8 @@ class CubeSource:
     def _read(self, variable: Variable, window: Window) -> npt.NDArray[Any]:
         array, (y, x) = self._arrays[variable.name], (slice(*window.y), slice(*window.x))
         space = (slice(None), y, x) if variable.banded else (y, x)
-        parts = [array[(slice(a, b), *space)] for a, b in _runs(window.times)]
+        with self._naming_damage(variable, window):
+            parts = [array[(slice(a, b), *space)] for a, b in _runs(window.times)]
         values: npt.NDArray[Any]
         if parts:
             values = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -172,6 +174,18 @@ class CubeSource:
                 "Open it with decode='dn'."
             )
         return dn_to_reflectance(values, scale=variable.scale, offset=variable.offset or 0.0, nodata=variable.nodata)
+
+    @contextmanager
+    def _naming_damage(self, variable: Variable, window: Window) -> Iterator[None]:
+        """zarr-python says of a damaged shard or chunk neither which it is nor what to do."""
+        try:
+            yield
+        except (ValueError, RuntimeError) as e:
+            regions = ", ".join(map(str, self._regions(window)[:5]))
+            raise DamagedStoreError(
+                f"{variable.name!r} of cube {self.cube}/{self.product} in {self.store_url} cannot be read in regions {regions} "
+                f"({type(e).__name__}: {e}). `eocube audit {self.store_url}` says which shard is damaged and what to do."
+            ) from e
 
     @cached_property
     def _finished(self) -> dict[Region, str]:
@@ -228,7 +242,20 @@ class CubeSource:
                 f"Region {region} of input cube {self.cube}/{self.product} in {self.store_url} was renewed while this run was "
                 "planned. Run the same command again."
             )
+        self._require_shards(blobs, region, marker)
         return digest(marker.shards)
+
+    def _require_shards(self, blobs: Blobs, region: Region, marker: Marker) -> None:
+        """DamagedStoreError where a shard is not there or not of its size: Zarr would read it as nodata, without a word."""
+        for key, said in marker.shards.items():
+            found = blobs.size(key) if said is not None else None
+            if said is not None and found != said[0]:
+                there = "is not there" if found is None else f"{found} are there"
+                raise DamagedStoreError(
+                    f"Shard {key} of {self.store_url} has {said[0]} bytes by its marker, and {there}: an input cube is damaged. "
+                    f"`eocube audit` lists what is; delete {marker_folder(self.cube, self.product, region)} and run the command "
+                    "that writes that cube again, which makes this region anew, or use its --rebuild."
+                )
 
     def cost(self, window: Window) -> Cost:
         """See :class:`eocube.model.recipe.Source`: whole inner chunks, one request each plus one a shard for its index."""

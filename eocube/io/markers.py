@@ -65,8 +65,11 @@ def marker_path(cube: str, product: str, name: MarkerName) -> str:
 
 
 def list_markers(blobs: Blobs, cube: str, product: str, region: Region | None = None) -> list[MarkerName]:
-    """Every marker of a cube, or of one region, from one listing; what is no marker by its name is passed over."""
-    parsed = (parse_marker(key) for key, _ in blobs.list(marker_folder(cube, product, region)))
+    """Every marker of a cube, or of one region, from one listing; what is no marker by its name is passed over.
+
+    So is an empty one, as a machine that lost power may leave it: its region is then written again.
+    """
+    parsed = (parse_marker(key) for key, n_bytes in blobs.list(marker_folder(cube, product, region)) if n_bytes)
     return sorted(name for name in parsed if name is not None)
 
 

@@ -21,22 +21,27 @@ from eocube.model.frame import Variable
 from eocube.model.spec import CODEC
 
 _ABSENT = 2**64 - 1
+_CHECKSUM_BYTES = 4
 HELD_BYTES = 8 * 1024 * 1024
 """Most bytes of encoded chunks that a task holds until their shards are put, where the disk of the store can take the rest."""
 
 ChunkIndex = tuple[int, ...]
 
 
-def blosc_config(variable_dtype: str, chunk_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Arguments of zarr's ``BloscCodec``: the cubes' codec with one Blosc block a chunk."""
+def chunk_codecs(variable_dtype: str, chunk_shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """What a chunk goes through behind the ``bytes`` codec, in Zarr's words: Blosc with one block a chunk, and a checksum.
+
+    zarr-python takes the list as ``compressors=``.
+    """
     itemsize = np.dtype(variable_dtype).itemsize
-    return {
+    config = {
+        "typesize": itemsize,
         "cname": CODEC["cname"],
         "clevel": CODEC["clevel"],
         "shuffle": CODEC["shuffle"],
-        "typesize": itemsize,
         "blocksize": int(np.prod(chunk_shape)) * itemsize,
     }
+    return [{"name": CODEC["name"], "configuration": config}, {"name": CODEC["checksum"]}]
 
 
 def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variable: Variable) -> bytes | None:
@@ -56,7 +61,14 @@ def encode_chunk(values: npt.NDArray[Any], chunk_shape: tuple[int, ...], variabl
     contiguous = np.ascontiguousarray(values, variable.dtype)
     blosc.use_threads = False
     body: bytes = blosc.compress(contiguous, b"zstd", int(str(CODEC["clevel"])), blosc.BITSHUFFLE, contiguous.nbytes)
-    return body
+    return body + _checksum(body)
+
+
+def _checksum(body: bytes | memoryview) -> bytes:
+    """CRC-32C as Zarr's ``crc32c`` codec puts it behind the bytes."""
+    import google_crc32c
+
+    return struct.pack("<I", google_crc32c.value(body))
 
 
 def is_all_fill(values: npt.NDArray[Any], fill: float) -> bool:
@@ -78,8 +90,6 @@ def assemble_shard(chunks: Mapping[ChunkIndex, bytes], chunks_per_shard: tuple[i
 
 def shard_order(sizes: Mapping[ChunkIndex, int], chunks_per_shard: tuple[int, ...]) -> tuple[Sequence[ChunkIndex], bytes]:
     """In which order chunks of ``sizes`` bytes follow each other in a shard, and what comes behind them: index and CRC-32C."""
-    import google_crc32c
-
     index = np.full((*chunks_per_shard, 2), _ABSENT, "<u8")
     order, offset = [], 0
     for at in morton_order(chunks_per_shard):
@@ -89,7 +99,7 @@ def shard_order(sizes: Mapping[ChunkIndex, int], chunks_per_shard: tuple[int, ..
             order.append(at)
             offset += size
     tail = index.tobytes()
-    return order, tail + struct.pack("<I", google_crc32c.value(tail))
+    return order, tail + _checksum(tail)
 
 
 class Kept(NamedTuple):
@@ -137,11 +147,9 @@ class Shelf:
 
 def split_shard(body: bytes, chunks_per_shard: tuple[int, ...]) -> dict[ChunkIndex, bytes]:
     """The encoded chunks of a shard; DamagedStoreError where the index or its checksum is wrong."""
-    import google_crc32c
-
     n = int(np.prod(chunks_per_shard)) * 16
     tail = body[-n - 4 : -4]
-    if len(tail) != n or struct.pack("<I", google_crc32c.value(tail)) != body[-4:]:
+    if len(tail) != n or _checksum(tail) != body[-4:]:
         raise DamagedStoreError(f"The shard index ({n} bytes at the end of {len(body)}) does not match its checksum.")
     index = np.frombuffer(tail, "<u8").reshape(*chunks_per_shard, 2)
     found: dict[ChunkIndex, bytes] = {}
@@ -155,12 +163,17 @@ def split_shard(body: bytes, chunks_per_shard: tuple[int, ...]) -> dict[ChunkInd
 
 
 def decode_chunk(body: bytes, chunk_shape: tuple[int, ...], dtype: str) -> npt.NDArray[Any]:
-    """The inverse of :func:`encode_chunk` (still padded); DamagedStoreError where it does not decode to that size."""
+    """The inverse of :func:`encode_chunk` (still padded).
+
+    DamagedStoreError where its checksum is wrong, or it does not decode to that size.
+    """
     from numcodecs import blosc
 
     blosc.use_threads = False
+    if _checksum(body[:-_CHECKSUM_BYTES]) != body[-_CHECKSUM_BYTES:]:
+        raise DamagedStoreError(f"A chunk of {len(body)} bytes does not match its checksum.")
     try:
-        raw = blosc.decompress(body)
+        raw = blosc.decompress(body[:-_CHECKSUM_BYTES])
         return np.frombuffer(raw, dtype).reshape(chunk_shape)
     except (RuntimeError, ValueError) as e:
         raise DamagedStoreError(f"A chunk of {len(body)} bytes does not decode to {chunk_shape} {dtype}: {e}.") from e

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from eocube.io.geozarr import group_attrs, spatial_attrs, spatial_ref_attrs
-from eocube.io.shards import blosc_config
+from eocube.io.shards import chunk_codecs
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, PerTime, Variable
 from eocube.model.hashing import canonical_json, digest
@@ -183,14 +183,11 @@ def _fill_json(fill: float | str, dtype: str) -> Any:
 
 def _pixels(spec: CubeSpec, v: Variable, attrs: Mapping[str, Any]) -> _Array:
     chunk = spec.chunk_shape(v)
-    config = blosc_config(v.dtype, chunk)
-    ordered = {k: config[k] for k in ("typesize", "cname", "clevel", "shuffle", "blocksize")}
-    inner = [_bytes_codec(v.dtype), {"name": "blosc", "configuration": ordered}]
     sharding = {
         "name": "sharding_indexed",
         "configuration": {
             "chunk_shape": list(chunk),
-            "codecs": inner,
+            "codecs": [_bytes_codec(v.dtype), *chunk_codecs(v.dtype, chunk)],
             "index_codecs": [_LITTLE, {"name": "crc32c"}],
             "index_location": "end",
         },

@@ -23,7 +23,7 @@ from typing import Any
 
 from eocube.errors import DamagedStoreError, PatchError
 from eocube.io.blobs import Blobs
-from eocube.io.shards import blosc_config
+from eocube.io.shards import chunk_codecs
 from eocube.model.frame import Variable
 from eocube.model.hashing import digest
 from eocube.model.patch_spec import PatchSpec
@@ -88,7 +88,6 @@ class PatchLayout:
     def objects(self, licence: Mapping[str, Any]) -> dict[str, bytes]:
         """Every object of the set but its shards and index: key → bytes; the group's own metadata is under ``ROOT``."""
         import zarr
-        from zarr.codecs import BloscCodec
 
         memory = zarr.storage.MemoryStore()
         with warnings.catch_warnings():
@@ -104,7 +103,7 @@ class PatchLayout:
                     shards=(self.shard_patches, *shape),
                     fill_value=variable.fill,
                     dimension_names=("patch", *dims),
-                    compressors=BloscCodec(**blosc_config(variable.dtype, chunk)),
+                    compressors=chunk_codecs(variable.dtype, chunk),
                     attributes=_DESCRIBED[name],
                 )
         objects = {k: bytes(v.to_bytes()) for k, v in memory._store_dict.items()}  # noqa: SLF001 - the only way to its bytes

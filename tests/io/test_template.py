@@ -28,7 +28,7 @@ from eocube.jobs.write import write_cube
 from eocube.lazy.cube import lazy_cube
 from eocube.model.bands import SCL_CLASSES, Band
 from eocube.model.frame import Frame, PerTime, Variable
-from eocube.model.spec import SUMMARY, choose_spec
+from eocube.model.spec import FORMAT, SUMMARY, choose_spec
 from eocube.testing.sources import ArraySource
 from eocube.testing.stac import SyntheticScene, across_baseline, expected_cube, make_grid, write_items
 from eocube.testing.stores import CountingServer, counting_server, tree
@@ -328,7 +328,7 @@ def test_zarr_python_opens_the_store_as_one_hierarchy(store: Path) -> None:
     group: Any = zarr.open_group(store, mode="r", zarr_format=3)
     assert sorted(group["cubes/cube/data"].array_keys())[:2] == ["band", "baseline"]
     assert group["cubes"].attrs.asdict() == {}
-    assert group.attrs[EOCUBE_ATTR]["format"] == 1
+    assert group.attrs[EOCUBE_ATTR]["format"] == FORMAT
 
 
 def test_a_cube_of_pixels_without_data_has_no_shard(tmp_path: Path) -> None:

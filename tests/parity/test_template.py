@@ -12,9 +12,8 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zarr.codecs import BloscCodec
 
-from eocube.io.shards import blosc_config
+from eocube.io.shards import chunk_codecs
 from eocube.io.template import ROOT, cube_template
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, PerTime, Variable
@@ -42,7 +41,7 @@ def by_zarr(spec: CubeSpec, made: dict[str, bytes]) -> dict[str, bytes]:
                 shards=spec.shard_shape(v),
                 fill_value=v.fill,
                 dimension_names=v.dims,
-                compressors=BloscCodec(**blosc_config(v.dtype, spec.chunk_shape(v))),
+                compressors=chunk_codecs(v.dtype, spec.chunk_shape(v)),
                 attributes=told[v.name]["attributes"],
             )
         group.create_array(
