@@ -60,12 +60,10 @@ def claim(blobs: Blobs, meta: CubeMeta) -> tuple[ClaimKind, list[MarkerName]]:
     written then.
     """
     root_key = f"{meta.folder}/{ROOT}"
-    stored = blobs.get(root_key)
+    stored = blobs.get(root_key) or _sweep_markers(blobs, meta)
     if stored is None:
-        left = list_markers(blobs, meta.cube, meta.product)  # of a cube deleted by hand
         ensure_groups(blobs, meta.cube)
         if blobs.put_new(root_key, meta.root):
-            delete_markers(blobs, meta.cube, meta.product, left)
             put_template(blobs, meta)
             return "new", []
         stored = blobs.get(root_key) or b""
@@ -74,6 +72,18 @@ def claim(blobs: Blobs, meta: CubeMeta) -> tuple[ClaimKind, list[MarkerName]]:
     if kind == "same" and not names:
         put_template(blobs, meta)  # a run may have died inside the template; equal bytes do no harm
     return kind, names
+
+
+def _sweep_markers(blobs: Blobs, meta: CubeMeta) -> bytes | None:
+    """Delete the markers of a cube deleted by hand, before there is a root with which they would say that all is written.
+
+    The root always goes first: markers listed while none is there belong to nothing. The root, if another run has put it by now.
+    """
+    left = list_markers(blobs, meta.cube, meta.product)
+    stored = blobs.get(f"{meta.folder}/{ROOT}") if left else None  # after the listing: it may be of that run's own markers
+    if stored is None:
+        delete_markers(blobs, meta.cube, meta.product, left)
+    return stored
 
 
 def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 
 from eocube.errors import DamagedStoreError, GridError, LateDateError, SettingsError, StalePlanError
 from eocube.exec.claim import CubeMeta, claim, publish
-from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
+from eocube.io.markers import Marker, MarkerName, list_markers, put_marker
 from eocube.io.template import ROOT, cube_template
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, PerTime, Variable
 from eocube.model.hooks import HOOK_ENV
-from eocube.model.spec import choose_spec
+from eocube.model.spec import Region, choose_spec
 from eocube.testing.stac import make_grid
 from eocube.testing.stores import tree
 
@@ -57,6 +59,23 @@ def test_a_claim_that_died_in_the_template_is_made_good(blobs: Blobs, tmp_path: 
             (tmp_path / "cubes/c/p" / key).unlink()
     assert claim(blobs, meta(1, 2))[0] == "same"
     assert tree(tmp_path / "cubes") == whole
+
+
+def test_markers_of_a_run_that_claims_at_the_same_time_are_not_taken_for_left_over(tmp_path: Path) -> None:
+    """Between the look for a root and the listing of markers another run claims the cube and finishes a region."""
+    body = Marker(key="k", shards={}, pixels=1, valid=1, clear=1, sources={}, failed=[])
+
+    class Meanwhile(LocalBlobs):
+        def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+            other = LocalBlobs(self.url)
+            if other.get(f"cubes/c/p/{ROOT}") is None:
+                claim(other, meta(1, 2))
+                put_marker(other, "c", "p", Region(0, 0, 0), body)
+            return super().list(prefix)
+
+    marker = MarkerName(Region(0, 0, 0), "k", partial=False)
+    assert claim(Meanwhile(str(tmp_path)), meta(1, 2)) == ("same", [marker])
+    assert list_markers(open_blobs(str(tmp_path)), "c", "p") == [marker]
 
 
 def test_a_longer_plan_changes_nothing_before_it_is_published(blobs: Blobs, tmp_path: Path) -> None:

@@ -85,6 +85,18 @@ def test_a_first_run_of_two_cubes_may_die_anywhere() -> None:
         assert result(MortalFileSystem.content()) == undisturbed, f"after dying before write {n}"
 
 
+@pytest.mark.parametrize("gone", ["/store/cubes/site0/p/", "/store/cubes/site0/p/zarr.json"], ids=["the folder", "the root"])
+def test_a_run_after_a_cube_was_deleted_by_hand_may_die_anywhere(gone: str) -> None:
+    """Its markers are left over: beside a new root they would say that every region is written."""
+    run = command(SERIES[:5])
+    written = after(run)
+    start, undisturbed = {k: v for k, v in written.items() if not k.startswith(gone)}, result(written)
+    for n in deaths(run, start):
+        die(run, n, start)
+        run()
+        assert result(MortalFileSystem.content()) == undisturbed, f"after dying before write {n}"
+
+
 def test_an_append_may_die_anywhere_and_the_older_command_may_come_in_between() -> None:
     older, newer = command(SERIES[:5]), command(SERIES)
     start = after(older)
