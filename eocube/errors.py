@@ -58,6 +58,10 @@ class UnknownNameError(EocubeError, LookupError):
         super().__init__(f"Unknown {kind} {name!r}{f' in {where}' if where else ''}; known: {listed}.")
 
 
+class ArgumentError(EocubeError, ValueError):
+    """An argument cannot be what it is, or two of them contradict each other."""
+
+
 class CatalogError(EocubeError, ValueError):
     """A catalogue, item or asset description cannot be used as it stands."""
 

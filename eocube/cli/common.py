@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 import typer
 
 from eocube.cli.text import printable
-from eocube.errors import EocubeError, UnknownNameError
+from eocube.errors import ArgumentError, EocubeError, UnknownNameError
 
 if TYPE_CHECKING:
     from eocube.exec.drive import CubePlan, RunReport
@@ -167,7 +167,7 @@ def verb(function: Function) -> Function:
         except WrongValueError as e:
             fail(e, as_json=bool(kwargs.get("as_json")), code=WRONG_USAGE)
         except (EocubeError, OSError) as e:
-            wrong = isinstance(e, UnknownNameError) and e.kind in _OPTION_KINDS
+            wrong = isinstance(e, ArgumentError) or (isinstance(e, UnknownNameError) and e.kind in _OPTION_KINDS)
             fail(e, as_json=bool(kwargs.get("as_json")), code=WRONG_USAGE if wrong else FAILED)
         except KeyboardInterrupt:
             typer.echo("Interrupted. The same command again goes on where this one was.", err=True)
@@ -216,8 +216,11 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
 
     ``run`` goes to :func:`eocube.jobs.write.run_plans` (``store_attrs``, ``resource``, ``run``, ``group``).
     """
+    from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
+
+    refuse_retry_with_rebuild(retry=flags.retry, rebuild=flags.rebuild)
     if flags.plan:
-        _show_plan(plans, flags)
+        _show_plan(store, plans, flags)
         return
     from eocube.cli.progress import region_progress
     from eocube.exec.executors import as_executor
@@ -226,7 +229,7 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
     # The executor first: where there is none, nothing is deleted.
     with closing(as_executor(flags.cluster)) as executor, region_progress(what) as progress:
         if flags.rebuild:
-            plans = _deleted(store, plans, flags)
+            plans = delete_for_rebuild(store, plans, flags.rebuild, storage_options=flags.storage_options)
         report = run_plans(
             store,
             _counted(plans, progress.expect, flags),
@@ -240,30 +243,28 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
     end(report, flags)
 
 
-def _deleted(store: str, plans: Iterable[CubePlan], flags: RunFlags) -> list[CubePlan]:
-    """The same plans, after those cubes are deleted that are to be written anew."""
-    from eocube.jobs.rebuild import choose_cubes, delete_cubes
-
-    chosen = list(plans)
-    delete_cubes(store, choose_cubes(flags.rebuild, chosen), storage_options=flags.storage_options)
-    return chosen
-
-
-def _show_plan(plans: Iterable[CubePlan], flags: RunFlags) -> None:
+def _show_plan(store: str, plans: Iterable[CubePlan], flags: RunFlags) -> None:
+    """What a run would do; an error where it would be refused."""
     from dataclasses import asdict
 
     from eocube.jobs.plan import Plan
-    from eocube.jobs.rebuild import choose_cubes
+    from eocube.jobs.rebuild import choose_cubes, stored_cubes
 
     plan = Plan(list(plans))
-    plan = plan.remaining(retry=flags.retry, rebuild=choose_cubes(flags.rebuild, plan.cubes))
+    rebuild = choose_cubes(flags.rebuild, plan.cubes)
+    plan = plan.remaining(retry=flags.retry, rebuild=rebuild)
     summary = (plan if flags.limit is None else plan.head(flags.limit)).summary()
+    deleted = ["/".join(c) for c in stored_cubes(store, rebuild, storage_options=flags.storage_options)]
     if flags.as_json:
-        print_json({"ok": True, "plan": asdict(summary)})
-    else:
-        from eocube.cli.show import many
+        print_json({"ok": True, "plan": asdict(summary), "deleted_first": deleted})
+        return
+    from eocube.cli.show import many
 
-        typer.echo(f"{many(len(plan.cubes), 'cube')}: {summary}")
+    typer.echo(f"{many(len(plan.cubes), 'cube')}: {summary}")
+    if flags.rebuild:
+        typer.echo(
+            f"Deleted first: {', '.join(deleted)}" if deleted else "Nothing to delete first: none of them is in the store."
+        )
 
 
 def _counted(plans: Iterable[CubePlan], expect: Callable[[int], None], flags: RunFlags) -> Iterator[CubePlan]:

@@ -86,6 +86,12 @@ def _sweep_markers(blobs: Blobs, meta: CubeMeta) -> bytes | None:
     return stored
 
 
+def relate(blobs: Blobs, meta: CubeMeta) -> ClaimKind:
+    """What :func:`claim` would say and raise; nothing is written."""
+    stored = blobs.get(f"{meta.folder}/{ROOT}")
+    return "new" if stored is None else compare(stored, meta, where=f"{blobs.url}/{meta.folder}")
+
+
 def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     """How a stored root relates to the planned one."""
     old, new = root_attrs(stored, where), meta.attrs

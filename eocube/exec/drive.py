@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from eocube.errors import StalePlanError, StoreWriteError
-from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish
+from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish, relate
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
@@ -238,10 +238,24 @@ def _list_parts(blobs: Blobs) -> dict[str, list[str]]:
     return out
 
 
-def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
+def check_plan(blobs: Blobs, plan: CubePlan, *, anew: bool = False) -> None:
+    """Raise what :func:`drive` would raise of a plan before its first task; nothing is written.
+
+    ``anew``: the stored cube is to be deleted first, so only the inputs are looked at.
+    """
+    _require_inputs(plan)
+    if not anew:
+        relate(blobs, plan.meta)
+
+
+def _require_inputs(plan: CubePlan) -> None:
     for source in plan.job.binding.sources.values():
         if isinstance(source, CubeSource):
             source.require_finished()
+
+
+def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
+    _require_inputs(plan)
     kind, names = claim(blobs, plan.meta)
     return _CubeState(plan=plan, kind=kind, have=by_region(names))
 
@@ -263,15 +277,15 @@ def _tasks(blobs: Blobs, state: _CubeState, report: RunReport, *, retry: bool) -
             continue
         for old in known:
             if old.key != key:
-                _refuse_fewer(blobs, job, old, leaves)
+                refuse_fewer(blobs, job, old, leaves)
         if retry and not any(m.partial for m in known):
             state.left_out = True
             continue
         yield RegionTask(region=region, key=key, leaves=leaves, replaces=tuple(known))
 
 
-def _refuse_fewer(blobs: Blobs, job: CubeJob, old: MarkerName, leaves: dict[str, list[Any]]) -> None:
-    """A finished region holds sources that this plan does not know: writing it would take dates away."""
+def refuse_fewer(blobs: Blobs, job: CubeJob, old: MarkerName, leaves: Mapping[str, list[Any]]) -> None:
+    """StalePlanError where a finished region holds sources that this plan does not know: writing it would take dates away."""
     marker = get_marker(blobs, job.cube, job.product, old)
     if marker is None:
         return

@@ -16,8 +16,8 @@ from eocube.exec.region import Errors
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import cube_path, read_root
 from eocube.io.template import ROOT
-from eocube.jobs.open import Store, open_cube, open_store
-from eocube.jobs.rebuild import choose_cubes, delete_cubes
+from eocube.jobs.open import Store, one_or_many, open_cube, open_store
+from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_cube, run_plans
 from eocube.lazy.composite import composite
 from eocube.lazy.index import spectral_index
@@ -97,14 +97,14 @@ def compose(
         Before any pixel is read: no store, site, product, mask or band of that name, or a chosen cube with regions whose files
         could not be read.
     """
+    rebuild = one_or_many(rebuild) or ()
+    refuse_retry_with_rebuild(retry=retry, rebuild=rebuild)
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     steps = {"mask": mask, "reflectance": reflectance, "index": index, "freq": freq, "method": method}
     plans = plan_compose(store, out, sites=sites, products=products, suffix=suffix, settings=settings, steps=steps)
     with executing(executor) as running:  # before anything is deleted: an executor may not be there
         if rebuild:
-            planned = list(plans)
-            delete_cubes(out, choose_cubes(rebuild, planned), storage_options=storage_options)
-            plans = iter(planned)
+            plans = iter(delete_for_rebuild(out, plans, rebuild, storage_options=storage_options))
         return run_plans(
             out,
             plans,
@@ -199,14 +199,14 @@ class _Composing:
 
 def _chosen(rows: list[Row], wanted: Sequence[str] | None, kind: str, store: str) -> list[Row]:
     """Rows whose ``kind`` is wanted; UnknownNameError for a name that no row has."""
-    if wanted is None:
+    names = one_or_many(wanted)
+    if names is None:
         return rows
-    wanted = [wanted] if isinstance(wanted, str) else list(wanted)
     known = list(dict.fromkeys(r[kind] for r in rows))
-    for name in wanted:
+    for name in names:
         if name not in known:
             raise UnknownNameError(kind, name, known[:20], f"the index of {store}")
-    return [r for r in rows if r[kind] in wanted]
+    return [r for r in rows if r[kind] in names]
 
 
 def _observed(rows: list[Row], composing: _Composing, *, same_store: bool) -> list[Row]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from eocube.corpora.protocol import Corpus
-from eocube.errors import CatalogError, UnknownNameError
+from eocube.errors import ArgumentError, CatalogError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.executors import executing
 from eocube.exec.region import Errors
-from eocube.jobs.open import OpenedCorpus
-from eocube.jobs.rebuild import choose_cubes, delete_cubes
+from eocube.jobs.open import OpenedCorpus, one_or_many
+from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
 from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, run_plans
 from eocube.model.recipe import Binding
 from eocube.model.spec import Layout
@@ -47,13 +47,13 @@ def convert(
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
         As in :func:`eocube.write_cube`.
     """
+    rebuild = one_or_many(rebuild) or ()
+    refuse_retry_with_rebuild(retry=retry, rebuild=rebuild)
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plans = plan_convert(corpus, store, sites=sites, products=products, settings=settings)
     with executing(executor) as running:  # before anything is deleted: an executor may not be there
         if rebuild:
-            planned = list(plans)
-            delete_cubes(store, choose_cubes(rebuild, planned), storage_options=storage_options)
-            plans = iter(planned)
+            plans = iter(delete_for_rebuild(store, plans, rebuild, storage_options=storage_options))
         return run_plans(
             store,
             plans,
@@ -66,9 +66,20 @@ def convert(
         )
 
 
+def _inner(corpus: OpenedCorpus | Corpus) -> Corpus:
+    """The corpus itself; ArgumentError for something else, a path for one."""
+    inner = corpus.corpus if isinstance(corpus, OpenedCorpus) else corpus
+    if not hasattr(inner, "sites") or not hasattr(inner, "source"):
+        raise ArgumentError(
+            f"convert takes a corpus and was given {type(corpus).__name__} {str(corpus)[:80]!r}. Open it first: "
+            "eocube.convert(eocube.open_corpus('stac', catalogue), store)."
+        )
+    return inner
+
+
 def store_attrs(corpus: OpenedCorpus | Corpus) -> dict[str, object]:
     """What the root of a new store says of the corpus."""
-    inner = corpus.corpus if isinstance(corpus, OpenedCorpus) else corpus
+    inner = _inner(corpus)
     return {
         "corpus": inner.name,
         "licenses": [inner.license] if inner.license else [],
@@ -85,7 +96,7 @@ def plan_convert(
     settings: WriteSettings | None = None,
 ) -> Iterator[CubePlan]:
     """A plan for each cube, made as it is drawn. UnknownNameError for sites or products that the corpus lacks."""
-    inner = corpus.corpus if isinstance(corpus, OpenedCorpus) else corpus
+    inner, sites, products = _inner(corpus), one_or_many(sites), one_or_many(products)
     places = {s.name: s for s in inner.sites}
     if not places:
         raise CatalogError("The corpus has no site; there is nothing to convert.")

@@ -30,6 +30,11 @@ MOSAICS = ("solar_day", "none")
 CORPORA: dict[str, str] = {"stac": "static STAC catalogue, item or ItemCollection of GeoTIFFs (path, URL or object)"}
 
 
+def one_or_many(names: Sequence[str] | None) -> list[str] | None:
+    """``"red"`` → [red], as a text is no list of letters; None stays None."""
+    return [names] if isinstance(names, str) else None if names is None else list(names)
+
+
 class OpenedCorpus:
     """A corpus to look at: its sites, products, and any cube of it lazily over the original files."""
 

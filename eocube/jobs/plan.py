@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from eocube.exec.drive import CubePlan
+from eocube.exec.drive import CubePlan, check_plan
 from eocube.exec.region import CubeJob, peak_bytes, piece_chunks
+from eocube.io.blobs import open_blobs
 from eocube.jobs.remaining import Standing, standing
 from eocube.model.recipe import Cost, frame_bytes, trace
 from eocube.model.spec import Region
@@ -78,9 +79,11 @@ class Plan:
         """The tasks that a run would do now: none of regions that earlier runs finished. A listing of markers for each cube.
 
         ``retry``: only regions in which a file could not be read. ``rebuild``: (cube, product) of cubes that are made anew.
+
+        Raises SettingsError, GridError, LateDateError, StalePlanError or CubeError where the run would: the store holds another
+        cube of that name, or one that knows more, or an input is not finished.
         """
-        anew = Standing()
-        at = [anew if (c.job.cube, c.job.product) in rebuild else standing(c) for c in self.cubes]
+        at = [_anew(c) if (c.job.cube, c.job.product) in rebuild else standing(c, checked=True) for c in self.cubes]
         return Plan(self.cubes, first=self._first, left=_Left(at=at, retry=retry))
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -111,6 +114,11 @@ class Plan:
         return f"Plan: {self.summary()}"
 
     __repr__ = __str__
+
+
+def _anew(plan: CubePlan) -> Standing:
+    check_plan(open_blobs(plan.job.store_url, plan.job.storage_options), plan, anew=True)
+    return Standing()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from eocube.errors import UnknownNameError
-from eocube.exec.drive import CubePlan
+from eocube.errors import ArgumentError, UnknownNameError
+from eocube.exec.drive import CubePlan, check_plan
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import cube_path
 from eocube.io.index import PARTS, compact
@@ -14,6 +15,8 @@ from eocube.io.markers import marker_folder
 from eocube.io.sources import sources_path
 from eocube.io.template import ROOT
 from eocube.io.verify_index import cube_of_part
+
+_CHECKS_AT_ONCE = 16
 
 CubeName = tuple[str, str]
 """(cube, product)."""
@@ -29,6 +32,43 @@ def choose_cubes(names: Iterable[str], plans: Sequence[CubePlan]) -> list[CubeNa
             raise UnknownNameError("cube to rebuild", name, ["/".join(c) for c in planned[:20]], "what this command would write")
         chosen |= dict.fromkeys(meant)
     return list(chosen)
+
+
+def refuse_retry_with_rebuild(*, retry: bool, rebuild: Sequence[str]) -> None:
+    """ArgumentError where both are asked for: a cube that is deleted has no region that failed, so nothing would be written."""
+    if retry and rebuild:
+        raise ArgumentError(
+            f"--retry (retry=True) writes only regions in which a file could not be read, and --rebuild {', '.join(rebuild)} "
+            "deletes the cube with all of them. Give one: --retry to mend, --rebuild to write anew. Nothing was changed."
+        )
+
+
+def stored_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapping[str, Any] | None = None) -> list[CubeName]:
+    """Those of the cubes that are in the store."""
+    blobs = open_blobs(store, storage_options)
+    return [(cube, product) for cube, product in cubes if blobs.get(f"{cube_path(cube, product)}/{ROOT}") is not None]
+
+
+def delete_for_rebuild(
+    store: str, plans: Iterable[CubePlan], rebuild: Iterable[str], *, storage_options: Mapping[str, Any] | None = None
+) -> list[CubePlan]:
+    """The same plans, after those cubes are deleted that ``rebuild`` means.
+
+    Every plan is compared with the store first: where a run would be refused (SettingsError, GridError, LateDateError,
+    StalePlanError, CubeError), nothing is deleted.
+    """
+    planned = list(plans)
+    chosen = choose_cubes(rebuild, planned)
+    blobs, anew = open_blobs(store, storage_options), set(chosen)
+    with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
+        checks = [pool.submit(check_plan, blobs, p, anew=(p.job.cube, p.job.product) in anew) for p in planned]
+        try:
+            for check in checks:
+                check.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    delete_cubes(store, chosen, storage_options=storage_options)
+    return planned
 
 
 def delete_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapping[str, Any] | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from eocube.exec.drive import CubePlan
+from eocube.exec.drive import CubePlan, check_plan, refuse_fewer
 from eocube.io.blobs import open_blobs
 from eocube.io.markers import is_finished
 from eocube.io.tally import markers_by_region
@@ -22,14 +22,30 @@ class Standing:
     """Regions in which a file could not be read."""
 
 
-def standing(plan: CubePlan) -> Standing:
-    """How far earlier runs came with a planned cube. One listing; a region's key is made only where a marker is."""
+def standing(plan: CubePlan, *, checked: bool = False) -> Standing:
+    """How far earlier runs came with a planned cube. One listing; a region's key is made only where a marker is.
+
+    ``checked``: raise what a run would raise of the plan before it writes (SettingsError, GridError, LateDateError,
+    StalePlanError, CubeError); that reads the cube's root, and the markers of regions that would be written anew.
+    """
     job = plan.job
-    known = markers_by_region(open_blobs(job.store_url, job.storage_options), job.cube, job.product)
+    blobs = open_blobs(job.store_url, job.storage_options)
+    if checked:
+        check_plan(blobs, plan)
+    known = markers_by_region(blobs, job.cube, job.product)
     inside = {r: names for r, names in known.items() if all(i < n for i, n in zip(r, job.spec.grid, strict=True))}
+    finished = set()
+    for region, names in inside.items():
+        leaves = job.leaves(job.spec.window(region))
+        key = job.region_key(region, leaves)
+        if is_finished(names, key):
+            finished.add(region)
+        elif checked:
+            for old in names:
+                if old.key != key:
+                    refuse_fewer(blobs, job, old, leaves)
     return Standing(
-        finished=frozenset(r for r, m in inside.items() if is_finished(m, job.region_key(r, job.leaves(job.spec.window(r))))),
-        partial=frozenset(r for r, names in inside.items() if any(m.partial for m in names)),
+        finished=frozenset(finished), partial=frozenset(r for r, names in inside.items() if any(m.partial for m in names))
     )
 
 

@@ -281,3 +281,32 @@ def test_rebuild_leaves_other_cubes_alone(eocube: Invoke, catalog: Catalog, stor
     assert {r["product"] for r in index_rows(store)} == {"10m", "10m_x.y"}
     assert cubes_of(store) == {k: v for k, v in before.items() if f"{SITE}/10m_x/" not in k}
     assert audit(str(store), executor="serial").ok
+
+
+@pytest.mark.parametrize("plan", [(), ("--plan",)], ids=["run", "plan"])
+def test_retry_with_rebuild_is_wrong_usage_and_deletes_nothing(
+    eocube: Invoke, catalog: Catalog, store: Path, plan: tuple[str, ...]
+) -> None:
+    command = ("convert", "stac", catalog.path, store, "--cluster", "serial")
+    eocube(*command)
+    before = tree(store)
+    result = eocube(*command, "--retry", "--rebuild", SITE, *plan)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: --retry" in result.stderr
+    assert tree(store) == before
+    assert parsed(eocube(*command, "--retry", "--rebuild", SITE, "--json"))["error"]["type"] == "ArgumentError"
+
+
+def test_a_plan_says_what_a_rebuild_deletes_and_what_a_run_would_refuse(eocube: Invoke, catalog: Catalog, store: Path) -> None:
+    command = ("convert", "stac", catalog.path, store, "--plan", "--rebuild", SITE)
+    assert "Nothing to delete" in eocube(*command).stdout
+    eocube("convert", "stac", catalog.path, store, "--time", "2021-01-04/..")
+    before = tree(store)
+    assert f"Deleted first: {SITE}/10m" in eocube(*command).stdout
+    assert parsed(eocube(*command, "--json"))["deleted_first"] == [f"{SITE}/10m"]
+    late = eocube("convert", "stac", catalog.path, store, "--plan")
+    assert (late.exit_code, late.stdout) == (1, "")
+    assert "is older than the last date" in late.stderr
+    other = eocube("convert", "stac", catalog.path, store, "--time", "2021-01-04/..", "--layout", "map", "--plan", "--json")
+    assert parsed(other)["error"]["type"] == "SettingsError"
+    assert tree(store) == before

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eocube.errors import DamagedStoreError, GridError, LateDateError, SettingsError, StalePlanError
-from eocube.exec.claim import CubeMeta, claim, publish
+from eocube.exec.claim import CubeMeta, claim, publish, relate
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.markers import Marker, MarkerName, list_markers, put_marker
 from eocube.io.template import ROOT, cube_template
@@ -144,3 +144,15 @@ def test_the_hooks_of_the_kill_suites_are_in_the_code() -> None:
         "after_shard", "template", "index", "append",
     }  # fmt: skip
     assert HOOK_ENV == "EOCUBE_KILL_AT"
+
+
+def test_a_comparison_says_what_a_claim_would_and_writes_nothing(blobs: Blobs, tmp_path: Path) -> None:
+    assert relate(blobs, meta(1, 2)) == "new"
+    assert not tree(tmp_path)
+    claim(blobs, meta(1, 3))
+    before = tree(tmp_path)
+    assert (relate(blobs, meta(1, 3)), relate(blobs, meta(1, 3, 4))) == ("same", "grow")
+    for other, error in ((meta(1), StalePlanError), (meta(1, 2, 3), LateDateError), (meta(1, 3, sid="x"), SettingsError)):
+        with pytest.raises(error):
+            relate(blobs, other)
+    assert tree(tmp_path) == before

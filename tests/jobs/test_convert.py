@@ -15,7 +15,15 @@ import pytest
 import xarray as xr
 
 from eocube.corpora.stac import StacCorpus
-from eocube.errors import AssetReadError, CatalogError, CubeError, StoreNotFoundError, StoreWriteError, UnknownNameError
+from eocube.errors import (
+    ArgumentError,
+    AssetReadError,
+    CatalogError,
+    CubeError,
+    StoreNotFoundError,
+    StoreWriteError,
+    UnknownNameError,
+)
 from eocube.exec.drive import RunReport
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource
@@ -342,3 +350,22 @@ def test_the_index_is_geoparquet_that_geopandas_reads(store: Path) -> None:
     assert [row["bbox"][k] for k in ("xmin", "ymin", "xmax", "ymax")] == [west, south, east, north]
     assert (row["gsd_m"], row["shape"], row["window"]) == ([10, 10], [48, 64], [0, 48, 0, 64])
     assert len(tree(store / "index")) == 4
+
+
+@pytest.mark.parametrize("options", [{"products": "10m"}, {"sites": SITE, "rebuild": SITE}], ids="+".join)
+def test_one_name_is_a_name_and_no_list_of_letters(tmp_path: Path, options: dict[str, Any]) -> None:
+    assert run(make_series(1), tmp_path, **options).cubes == [f"{SITE}/10m"]
+
+
+def test_what_is_no_corpus_is_told_how_to_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"given str 'catalog\.json'.*open_corpus\('stac'"):
+        convert("catalog.json", str(tmp_path / "store"))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_retry_and_rebuild_are_refused_together_before_anything_is_deleted(tmp_path: Path) -> None:
+    run(make_series(1), tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(ArgumentError, match="--rebuild"):
+        run(make_series(1), tmp_path, rebuild=[SITE], retry=True)
+    assert tree(tmp_path) == before

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from eocube.corpora.stac import build_source
-from eocube.errors import LateDateError, UnknownNameError
+from eocube.errors import ArgumentError, EocubeError, LateDateError, UnknownNameError
 from eocube.exec.drive import CubePlan
 from eocube.io.blobs import open_blobs
 from eocube.io.index import read_index
 from eocube.jobs.audit import audit, index
-from eocube.jobs.rebuild import choose_cubes, delete_cubes
+from eocube.jobs.rebuild import choose_cubes, delete_cubes, delete_for_rebuild, refuse_retry_with_rebuild, stored_cubes
 from eocube.jobs.remaining import regions_left
 from eocube.jobs.write import WriteSettings, plan_node, run_plans
 from eocube.model.recipe import Binding
@@ -167,3 +167,23 @@ def test_regions_left_are_those_that_a_run_would_write() -> None:
     grown = plan(ALL, "site")
     left = regions_left(grown)
     assert run_plans(STORE, [grown], executor="serial").regions_done == left == 2
+
+
+def test_nothing_is_deleted_where_another_cube_of_the_run_would_be_refused() -> None:
+    write(LATE)
+    before = MortalFileSystem.content()
+    refused = [plan(LATE, "site"), plan(ALL, "other")]  # the other one has a late date
+    with pytest.raises(LateDateError, match="other/p"):
+        delete_for_rebuild(STORE, iter(refused), ["site"])
+    assert MortalFileSystem.content() == before
+    assert stored_cubes(STORE, [("site", "p"), ("third", "p"), ("other", "p")]) == [("site", "p"), ("other", "p")]
+    assert delete_for_rebuild(STORE, iter(refused), ["site", "other"]) == refused
+    assert not stored_cubes(STORE, [("site", "p"), ("other", "p")])
+
+
+def test_retry_and_rebuild_contradict_each_other() -> None:
+    refuse_retry_with_rebuild(retry=True, rebuild=())
+    refuse_retry_with_rebuild(retry=False, rebuild=["site"])
+    with pytest.raises(ArgumentError, match="--rebuild site deletes") as caught:
+        refuse_retry_with_rebuild(retry=True, rebuild=["site"])
+    assert isinstance(caught.value, EocubeError)

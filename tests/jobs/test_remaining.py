@@ -8,22 +8,26 @@ from pathlib import Path
 import pytest
 
 from eocube.corpora.stac import build_source
+from eocube.errors import LateDateError, SettingsError, StalePlanError
 from eocube.exec.drive import CubePlan
 from eocube.jobs.plan import Plan
 from eocube.jobs.remaining import regions_left
 from eocube.jobs.write import WriteSettings, plan_node, run_plans
 from eocube.model.recipe import Binding
+from eocube.model.spec import Layout
 from eocube.testing.stac import SyntheticReader, SyntheticScene, item_dict, make_grid, make_series
-from eocube.testing.stores import cut_plan
+from eocube.testing.stores import cut_plan, tree
 
 SERIES = make_series(7, grid=make_grid((8, 12)), zooms={"B04": 1, "SCL": 1})
 BROKEN = [replace(s, missing=("B04",)) if i == 2 else s for i, s in enumerate(SERIES)]
 
 
-def plan(scenes: list[SyntheticScene], store: Path, site: str = "a", *, errors: str = "raise") -> CubePlan:
+def plan(
+    scenes: list[SyntheticScene], store: Path, site: str = "a", *, errors: str = "raise", layout: Layout = "patch"
+) -> CubePlan:
     """Four dates a shard, two regions side by side."""
     source = build_source([item_dict(s) for s in scenes], reader=SyntheticReader(scenes))
-    settings = WriteSettings(layout="patch", errors=errors)  # type: ignore[arg-type]
+    settings = WriteSettings(layout=layout, errors=errors)  # type: ignore[arg-type]
     binding = Binding(sources={source.node["source"]: source})
     made = plan_node(source.node, binding, str(store), site=site, product="p", settings=settings, licence={})
     return cut_plan(made, chunk_tyx=(1, 8, 8), shard_tyx=(4, 8, 8))
@@ -83,3 +87,32 @@ def test_cubes_to_be_made_anew_are_left_whole(tmp_path: Path) -> None:
     written(made, tmp_path)
     assert len(Plan([made]).remaining(rebuild=[("a", "p")])) == 4
     assert len(Plan([made]).remaining(rebuild=[("b", "p")])) == 0
+
+
+def other_items(scenes: list[SyntheticScene]) -> list[SyntheticScene]:
+    """The same dates from items of other names."""
+    return [replace(s, item_id=f"{s.item_id}_B") for s in scenes]
+
+
+@pytest.mark.parametrize(
+    ("scenes", "layout", "error"),
+    [
+        pytest.param(SERIES[:3], "patch", StalePlanError, id="knows less"),
+        pytest.param(SERIES, "patch", LateDateError, id="a date in between"),
+        pytest.param([*SERIES[1:4], *SERIES[5:]], "map", SettingsError, id="another layout"),
+        pytest.param(other_items([*SERIES[1:4], *SERIES[5:]]), "patch", StalePlanError, id="other items of the same dates"),
+    ],
+)
+def test_a_plan_is_refused_as_its_run_would_be(
+    tmp_path: Path, scenes: list[SyntheticScene], layout: Layout, error: type[Exception]
+) -> None:
+    written(plan([*SERIES[1:4], *SERIES[5:]], tmp_path), tmp_path)
+    before = tree(tmp_path)
+    made = plan(scenes, tmp_path, layout=layout)
+    with pytest.raises(error) as planned:
+        Plan([made]).remaining()
+    assert tree(tmp_path) == before
+    assert len(Plan([made]).remaining(rebuild=[("a", "p")])) == made.n_regions
+    with pytest.raises(error) as ran:
+        written(made, tmp_path)
+    assert str(planned.value) == str(ran.value)
