@@ -28,7 +28,7 @@ from odc.geo.geobox import GeoBox
 
 from eocube.errors import AssetReadError, GridError
 from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, check_asset
-from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, LZW, MASK, NONE, TiffDamageError, TiffImage, read_images
+from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, MASK, NONE, TiffDamageError, TiffImage, read_images
 from eocube.kernels.differencing import undo_differencing
 from eocube.model.scene import Asset
 
@@ -40,9 +40,6 @@ _KERNEL_PX = 4
 
 _MOST_TIMES_SMALLER = 1040
 """DEFLATE can make nothing smaller than by this."""
-
-_LZW_END = b"\xff" * 4
-"""No code that LZW may go on with."""
 
 _Span = tuple[int, int]
 
@@ -280,24 +277,11 @@ def _decoded(body: bytes, image: TiffImage, i: int, out: npt.NDArray[np.uint8] |
     if image.compression in DEFLATE and length > _MOST_TIMES_SMALLER * len(body):
         raise TiffDamageError(f"{where} has {len(body)} bytes, which cannot hold {length}: the file is damaged")
     try:
-        if image.compression in LZW:
-            found = _lzw_decoded(body, whole, out)
-        else:
-            found = len(_decoder(image.compression)(body, out=whole if out is None else out))
+        found = len(_decoder(image.compression)(body, out=whole if out is None else out))
     except (RuntimeError, ValueError) as e:
         raise TiffDamageError(f"{where} does not decode ({e}): the file is damaged") from e
     if found not in (length, whole):
         raise TiffDamageError(f"{where} decodes to {found} bytes instead of {length}: the file is damaged")
-
-
-def _lzw_decoded(body: bytes, whole: int, out: npt.NDArray[np.uint8] | None) -> int:
-    """How many bytes LZW gives. Its end is a code of its own: without it what is put behind the block would be decoded too."""
-    import imagecodecs
-
-    found = imagecodecs.lzw_decode(body + _LZW_END, out=whole + len(_LZW_END))
-    if out is not None and len(found) <= whole:
-        out[: len(found)] = np.frombuffer(found, np.uint8)
-    return len(found)
 
 
 def _decoder(compression: int) -> Callable[..., Any]:

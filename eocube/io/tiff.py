@@ -24,18 +24,25 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-NONE, LZW, DEFLATE, ZSTD = 1, (5,), (8, 32946), (50000, 34926)
+NONE, DEFLATE, ZSTD = 1, (8, 32946), (50000, 34926)
 """TIFF's numbers of the codings that are decoded here."""
+
+LZW = 5
+"""Left to GDAL: imagecodecs follows a code of a table that it has not filled, into memory that is not the block's."""
 
 DIFFERENCED = 2
 """Predictor of whole numbers."""
+
+_LZW_BEGINS = b"\x80"
+"""First eight bits of the code that empties its table, which each block begins with."""
 
 LEADER_BYTES = 4
 """Before a framed block its size, and behind it once more its last bytes."""
@@ -70,6 +77,7 @@ _FORMS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "V", 6: "V"}
 """SampleFormat → NumPy's kind."""
 
 _ALL_KINDS = 7
+_NODATA = 42113
 
 
 class TiffDamageError(ValueError):
@@ -105,6 +113,9 @@ class TiffImage(NamedTuple):
     counts: tuple[int, ...]
     framed: bool
     """Whether four bytes before a block repeat its size and four behind it its end, as GDAL's COG driver writes them."""
+
+    marked: bool
+    """Whether a tag names a value for pixels without data."""
 
     plain: bool
     """Whether a block is a rectangle of numbers in a coding that is decoded here."""
@@ -263,31 +274,15 @@ def _image(file: _File, directory: _Directory, *, framed: bool) -> TiffImage | N
     if not {256, 257, *((322, 323, 324, 325) if tiled else (273, 279))} <= set(tags):
         return None
 
-    def one(code: int, default: int) -> int:
-        found = set(_values(file, directory, code, default).tolist())
-        if len(found) > 1:
-            raise TiffDamageError(f"tag {code} differs between bands: {sorted(found)}")
-        return int(found.pop())
-
+    one = partial(_one, file, directory)
+    _check_form(tags, one, 322 if tiled else 278)
     shape_yx = one(257, 0), one(256, 0)
-    block_yx = (one(323, 0), one(322, 0)) if tiled else (min(one(278, shape_yx[0]), shape_yx[0]), shape_yx[1])
-    samples, apart, depth = one(277, 1), one(284, 1) == 2, one(32997, 1) * one(32998, 1)
-    bits, form = one(258, 1), one(339, 1)
-    _check_form(
-        all((*shape_yx, *block_yx, samples, bits, depth))
-        and one(254, 0) <= _ALL_KINDS
-        and one(266, 1) in (1, 2 if bits == 1 else 1)
-        and one(284, 1) in (1, 2)
-        and form in _FORMS
-        and one(317, 1) in (1, DIFFERENCED, 3)
-        and all(tags[code].n == samples for code in (258, 339) if code in tags),
-        {code: one(code, 0) for code in (254, 256, 257, 258, 266, 277, 284, 317, 339, *((322, 323) if tiled else (278,)))},
-    )
-    dtype = f"{_FORMS[form]}{bits // 8}"
+    samples, apart, bits = one(277, 1), one(284, 1) == 2, one(258, 1)
+    dtype = f"{_FORMS[one(339, 1)]}{bits // 8}"
     image = TiffImage(
         kind=one(254, 0),
         shape_yx=shape_yx,
-        block_yx=block_yx,
+        block_yx=(one(323, 0), one(322, 0)) if tiled else (min(one(278, shape_yx[0]), shape_yx[0]), shape_yx[1]),
         striped=not tiled,
         samples=1 if apart else samples,
         planes=samples if apart else 1,
@@ -298,22 +293,48 @@ def _image(file: _File, directory: _Directory, *, framed: bool) -> TiffImage | N
         offsets=tuple(_values(file, directory, 324 if tiled else 273, 0).tolist()),
         counts=tuple(_values(file, directory, 325 if tiled else 279, 0).tolist()),
         framed=framed,
+        marked=_NODATA in tags,
         plain=False,
     )
-    n_blocks = image.grid_yx[0] * image.grid_yx[1] * image.planes
-    if depth == 1 and not len(image.offsets) == len(image.counts) == n_blocks:
-        raise TiffDamageError(
-            f"an image of {shape_yx} in blocks of {block_yx} has {n_blocks} blocks; its index lists {len(image.offsets)} "
-            f"offsets and {len(image.counts)} sizes"
-        )
-    return image._replace(plain=_is_plain(image) and file.order == "<" and depth == 1)
+    if one(32997, 1) * one(32998, 1) > 1:
+        return image
+    _check_length(image)
+    return image._replace(plain=_is_plain(image) and file.order == "<")
 
 
-def _check_form(fits: bool, tags: dict[int, int]) -> None:  # noqa: FBT001
-    """An image must be described by numbers that TIFF knows."""
-    if not fits:
-        said = ", ".join(f"{code}: {value}" for code, value in tags.items())
+def _one(file: _File, directory: _Directory, code: int, default: int) -> int:
+    """The number of a tag, which must be one for all bands."""
+    found = set(_values(file, directory, code, default).tolist())
+    if len(found) > 1:
+        raise TiffDamageError(f"tag {code} differs between bands: {sorted(found)}")
+    return int(found.pop())
+
+
+def _check_form(tags: dict[int, _Entry], one: Callable[[int, int], int], block: int) -> None:
+    """An image must be described by numbers that TIFF knows; ``block`` is the tag of a block's size along one axis."""
+    bits = one(258, 1)
+    if not (
+        all((one(256, 0), one(257, 0), one(277, 1), bits, one(32997, 1), one(32998, 1), one(block, 1), one(323, 1)))
+        and one(254, 0) <= _ALL_KINDS
+        and one(266, 1) in (1, 2 if bits == 1 else 1)
+        and one(284, 1) in (1, 2)
+        and one(339, 1) in _FORMS
+        and one(317, 1) in (1, DIFFERENCED, 3)
+        and all(tags[code].n == one(277, 1) for code in (258, 339) if code in tags)
+    ):
+        shown = (254, 256, 257, 258, 266, 277, 284, 317, 322, 323, 339, 278)
+        said = ", ".join(f"{code}: {one(code, 0)}" for code in shown if code in tags)
         raise TiffDamageError(f"its tags do not describe an image that TIFF knows ({said})")
+
+
+def _check_length(image: TiffImage) -> None:
+    """The index must list as many blocks as the image has."""
+    n_blocks = image.grid_yx[0] * image.grid_yx[1] * image.planes
+    if not len(image.offsets) == len(image.counts) == n_blocks:
+        raise TiffDamageError(
+            f"an image of {image.shape_yx} in blocks of {image.block_yx} has {n_blocks} blocks; its index lists "
+            f"{len(image.offsets)} offsets and {len(image.counts)} sizes"
+        )
 
 
 _NUMBERS = frozenset(f"{kind}{size}" for kind in "uif" for size in (1, 2, 4, 8)) - {"f1"}
@@ -329,7 +350,7 @@ def _is_plain(image: TiffImage) -> bool:
         image.samples == image.planes == 1
         and (integer or (dtype.kind == "f" and dtype.itemsize >= 4))
         and (image.predictor == 1 or (image.predictor == DIFFERENCED and integer))
-        and image.compression in (NONE, *DEFLATE, *LZW, *ZSTD)
+        and image.compression in (NONE, *DEFLATE, *ZSTD)
         and image.block_bytes(0) <= _MOST_BLOCK_BYTES
     )
 
@@ -461,35 +482,39 @@ def _check_lost(fd: int, images: Sequence[TiffImage], owned: Sequence[tuple[int,
     Bytes without an owner are no damage in themselves: a directory or a block that grew was written anew at the end.
     """
     image = images[0]
-    if 0 not in image.counts or image.compression not in (NONE, *LZW, *DEFLATE, *ZSTD):
+    if 0 not in image.counts or image.compression not in (NONE, LZW, *DEFLATE, *ZSTD):
         return
     places = _merged([*owned, *map(tuple, _extents(images).tolist())])
     for (_, low), (high, _) in pairwise([*places.tolist(), [size, size]]):
-        if high - low > _PADDING_BYTES and 0 in image.counts[_between(image, low)] and _holds_a_block(fd, image, low, high):
+        if high - low > _PADDING_BYTES and _is_missing(image, low) and _holds_a_block(fd, image, low, high):
             raise TiffDamageError(
                 f"between bytes {low} and {high} lies a block that its index does not list: its index is damaged; if other "
                 "pixels were written into the file on purpose, copy it once with gdal_translate"
             )
 
 
-def _between(image: TiffImage, at: int) -> slice:
-    """The blocks that lie at a place of the file if blocks were written in order."""
+def _is_missing(image: TiffImage, at: int) -> bool:
+    """Whether the blocks that lie at a place of the file, if all are written in order, are missing, every one of them.
+
+    Where one of them was written elsewhere, the bytes may be what it left behind.
+    """
     written = sorted((o, i) for i, (o, n) in enumerate(zip(image.offsets, image.counts, strict=True)) if n)
     before = [i for o, i in written if o < at]
     behind = [i for o, i in written if o >= at]
-    return slice(before[-1] + 1 if before else 0, behind[0] if behind else None)
+    between = image.counts[before[-1] + 1 if before else 0 : behind[0] if behind else None]
+    return bool(between) and not any(between)
 
 
 def _holds_a_block(fd: int, image: TiffImage, low: int, high: int) -> bool:
-    """Whether the bytes hold a whole block in the image's coding."""
+    """Whether the bytes hold a whole block in the image's coding; of LZW, whether they begin as each block does."""
     length = image.block_bytes(0)
     if image.compression == NONE:
         return high - low >= length
     found = os.pread(fd, min(high - low, 2 * length + _HEAD_BYTES), low)
     if image.compression in ZSTD:
         return b"\x28\xb5\x2f\xfd" in found
-    if image.compression in LZW:
-        return any(_lzw_length(found[at:], length) == length for at in _all(found, b"\x80"))
+    if image.compression == LZW:
+        return _LZW_BEGINS in found[:2]
     return any(_inflated_length(found[at:], length) for at in _all(found, b"\x78"))
 
 
@@ -508,13 +533,3 @@ def _inflated_length(found: bytes, length: int) -> bool:
         return len(inflate.decompress(found, length + 1)) == length and inflate.eof
     except zlib.error:
         return False
-
-
-def _lzw_length(found: bytes, length: int) -> int:
-    """How many bytes LZW gives from here, at most one more than ``length``."""
-    import imagecodecs
-
-    try:
-        return len(imagecodecs.lzw_decode(found, out=length + 1))
-    except (RuntimeError, ValueError):
-        return 0

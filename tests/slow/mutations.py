@@ -213,6 +213,7 @@ def make_bases(folder: Path) -> list[Base]:
     add("strips", "deflate", dn, tiled=False, nodata=0, **deflate)
     add("strips big-endian", "deflate", dn, tiled=False, nodata=0, ENDIANNESS="BIG", **deflate)
     add("tiles lzw", "lzw", dn, nodata=0, compress="lzw", predictor=2)
+    add("tiles lzw sparse", "lzw", holes, nodata=0, SPARSE_OK=True, compress="lzw")
     add("tiles zstd", "zstd", dn, nodata=0, compress="zstd", predictor=2)
     add("tiles uncompressed", "none", dn, nodata=0)
     return [Base(name=name, path=path, coding=coding, assets=_assets(path)) for name, coding, path, _ in made]
@@ -281,6 +282,14 @@ def bits_of_pixels(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterato
     """One bit of a block: GDAL reads past one in ten."""
     for at in places(base.pixel_bytes, rng, 12):
         yield f"bit at {at}", flipped(base.body, at, rng.randrange(8))
+
+
+def bits_of_first_codes(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple[str, bytes]]:
+    """The first three bytes of each block, where decoders set up their tables: of LZW every bit."""
+    for i, offset in enumerate(base.pages[0].offsets):
+        if base.pages[0].counts[i]:
+            for bit in range(24) if base.coding == "lzw" else rng.sample(range(24), 3):
+                yield f"block {i}, bit {bit}", flipped(base.body, offset + bit // 8, bit % 8)
 
 
 def last_bytes(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple[str, bytes]]:
@@ -440,8 +449,8 @@ def several(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple
 
 
 KINDS: tuple[Mutator, ...] = (
-    bits_anywhere, bits_of_structure, bytes_of_structure, bits_of_pixels, last_bytes, tag_values, tag_heads, predictors, links,
-    index_entries, zeros, cuts, shifts, splices, replacements, several,
+    bits_anywhere, bits_of_structure, bytes_of_structure, bits_of_pixels, bits_of_first_codes, last_bytes, tag_values, tag_heads,
+    predictors, links, index_entries, zeros, cuts, shifts, splices, replacements, several,
 )  # fmt: skip
 
 

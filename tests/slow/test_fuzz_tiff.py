@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -15,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import imagecodecs
 import numpy as np
 import pytest
 import rasterio
@@ -38,8 +41,10 @@ from tests.slow.mutations import (
     Base,
     Mutation,
     Tag,
+    flipped,
     make_bases,
     make_mutations,
+    patched,
     texture,
 )
 from tests.slow.mutations import write as write_tiff
@@ -247,6 +252,60 @@ def _tell_outcomes(outcomes: Counter[tuple[str, str, str]], tell: Tell) -> None:
             for key, value in outcomes.items():
                 found[key[2].partition(":")[0] if key[2].startswith("not") else key[2]] += value if key[of] == name else 0
             tell(f"  {name:20} " + ", ".join(f"{value} {key}" for key, value in sorted(found.items()) if value))
+
+
+# ------------------------------------------------------------------------------------------------ the decoders alone
+
+
+def coded_inputs(coding: str, rng: random.Random) -> Iterator[bytes]:
+    """Noise, noise behind a right start, and coded bytes that were cut, flipped or overwritten."""
+    sizes = [(high, n) for high in (2, 9, 256) for n in (1, 50, 500, 4096, 40_000)]
+    encode = getattr(imagecodecs, f"{coding}_encode")
+    whole = [bytes(encode(bytes(rng.choices(range(high), k=n)), level=level)) for high, n in sizes for level in (1, 6, 9)]
+    while True:
+        body = rng.choice(whole)
+        at = rng.randrange(len(body))
+        yield rng.randbytes(rng.randrange(200))
+        yield body[:6] + rng.randbytes(rng.randrange(200))
+        yield body[:at]
+        yield flipped(body, min(at, rng.randrange(8)), rng.randrange(8))
+        yield flipped(flipped(body, at, rng.randrange(8)), rng.randrange(len(body)), rng.randrange(8))
+        yield patched(body, at, rng.randbytes(rng.randrange(1, 40)))
+
+
+def decode_all(coding: str, n: int, pipe: Any) -> None:
+    """Decode arbitrary bytes into arrays that are too short, too long and of the right length; a digest of what came out."""
+    decode, rng, digest = getattr(imagecodecs, f"{coding}_decode"), random.Random(coding), hashlib.sha256()  # noqa: S311
+    counts: Counter[str] = Counter()
+    for body in itertools.islice(coded_inputs(coding, rng), n):
+        size = rng.choice((1, 50, 500, 4096, 40_000, 65_536))
+        try:
+            found = decode(body, out=size if rng.random() < 0.5 else np.zeros(size, "u1"))
+        except (RuntimeError, ValueError):
+            counts["refused"] += 1
+            continue
+        counts["decoded"] += 1
+        digest.update(bytes(found))
+    pipe.send((digest.hexdigest(), dict(counts)))
+
+
+@pytest.mark.parametrize("coding", ["deflate", "zstd"])
+def test_decoders_bear_arbitrary_bytes_and_give_nothing_of_other_memory(
+    coding: str, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, in processes whose fresh memory is filled with different bytes: the results are the same."""
+    said = []
+    for fill in ("85", "170"):
+        monkeypatch.setenv("MALLOC_PERTURB_", fill)
+        ours, other = multiprocessing.get_context("spawn").Pipe()
+        process = multiprocessing.get_context("spawn").Process(target=decode_all, args=(coding, 30_000, other))
+        process.start()
+        process.join(240)
+        assert process.exitcode == 0
+        said.append(ours.recv())
+    assert said[0] == said[1]
+    assert min(said[0][1].values()) > 100
+    tell(f"{coding}: {said[0][1]}")
 
 
 # ------------------------------------------------------------------------------------------------ through convert
