@@ -17,10 +17,10 @@ from eocube.corpora.protocol import Corpus
 from eocube.corpora.stac import StacCorpus, StacOptions, build_source, pixel_size
 from eocube.corpora.stac_check import MAX_SIDE_PX
 from eocube.corpora.stac_items import bands_of_item, read_items
-from eocube.errors import GridError, UnknownNameError
+from eocube.errors import DamagedStoreError, EocubeError, GridError, UnknownNameError
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource, Decode, cube_path
-from eocube.io.index import footprint, read_index
+from eocube.io.index import INDEX, footprint, read_index
 from eocube.jobs.period import parse_period
 from eocube.jobs.roots import require_store
 from eocube.lazy.cube import default_chunks, lazy_cube
@@ -259,8 +259,15 @@ class Store:
 
     @property
     def index(self) -> pa.Table:
-        """A row a site × product, as an Arrow table; footprints are WKB in ``geometry``."""
-        return read_index(self._blobs)
+        """A row a site × product, as an Arrow table; footprints WKB in ``geometry``. DamagedStoreError if it is damaged."""
+        try:
+            return read_index(self._blobs)
+        except EocubeError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as e:
+            raise DamagedStoreError(
+                f"{INDEX} in {self.url} cannot be read ({e}). Cubes are not affected; `eocube index {self.url}` makes it again."
+            ) from e
 
     def sites(
         self,

@@ -253,3 +253,19 @@ def test_over_plain_http_a_cube_is_shown_and_what_needs_a_listing_is_refused(eoc
             assert result.exit_code == 1
             assert "cannot list objects" in result.stderr
         assert server.requests == []
+
+
+def test_a_damaged_index_is_told_and_made_again(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    rows = index_rows(filled)
+    whole = (filled / "index.parquet").read_bytes()
+    for broken in (b"", whole[: len(whole) // 2], b"no parquet"):
+        (filled / "index.parquet").write_bytes(broken)
+        for words in (("info", filled), ("compose", filled, tmp_path / "out")):
+            result = eocube(*words)
+            assert (result.exit_code, result.stdout) == (1, "")
+            assert f"eocube index {filled}" in result.stderr
+            assert result.stderr.startswith("Error: index.parquet")
+        assert parsed(eocube("info", filled, "--json"))["error"]["type"] == "DamagedStoreError"
+        assert set(audit(str(filled), executor="serial").counts) == {"index"}
+        assert eocube("index", filled).exit_code == 0
+        assert index_rows(filled) == rows
