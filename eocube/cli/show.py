@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from eocube.jobs.audit import AuditReport
 
 MAX_ROWS = 50
+APPEND_BEGUN = "; an append has begun and is not finished (run its command again)"
 WIDE = 200
 """Columns where stdout is no terminal, so that a pipe gets whole lines."""
 
@@ -129,6 +130,8 @@ def show_store(store: Mapping[str, Any]) -> None:
         _show_blocks(rows)
     if store["under_way"]:
         _show_under_way(store["under_way"])
+    if store["appends_under_way"]:
+        _show_appends(store["appends_under_way"])
 
 
 def fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
@@ -157,6 +160,17 @@ def _show_under_way(rows: Sequence[Mapping[str, Any]]) -> None:
     for r in rows[:MAX_ROWS]:
         done = f"{r['regions_done']} of {many(r['regions'], 'region')} written"
         out.print(f"{r['cube']}/{r['product']}  {done}", soft_wrap=True)
+    if len(rows) > MAX_ROWS:
+        out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
+
+
+def _show_appends(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Cubes that are whole as they are, and are to have more dates."""
+    out = console()
+    title = f"An append to {many(len(rows), 'cube')} has begun and is not finished; the same command, run again, goes on:"
+    out.print(title, style="italic", soft_wrap=True)
+    for r in rows[:MAX_ROWS]:
+        out.print(f"{r['cube']}/{r['product']}", soft_wrap=True)
     if len(rows) > MAX_ROWS:
         out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
 
@@ -214,7 +228,7 @@ def show_cube(cube: Mapping[str, Any]) -> None:
             "per date": ", ".join(cube["per_time"]),
             "grid": f"{cube['crs']}, pixel {cube['gsd_m'][0]:g} × {cube['gsd_m'][1]:g} m, {cube['bounds']}",
             "layout": f"{cube['layout']}: chunks {cube['chunk_tyx']}, shards {cube['shard_tyx']} (time, y, x)",
-            "regions": _regions(n),
+            "regions": _regions(n) + (APPEND_BEGUN if cube["append_under_way"] else ""),
             **{f"input {k}": _arguments(v) for k, v in cube["recipe"]["inputs"].items()},
             **{f"step {s['id']}": f"{s['step']}({s['in']}, {_arguments(s['args'])})" for s in cube["recipe"]["steps"]},
             "license": cube["license"] or "not stated",

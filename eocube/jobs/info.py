@@ -7,22 +7,30 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from eocube.corpora.sample import SAMPLES
-from eocube.errors import CubeError, UnknownNameError
+from eocube.errors import CubeError, DamagedStoreError, UnknownNameError
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import CUBES, CubeSource, split_cube_url
 from eocube.io.index import gsd_m
-from eocube.io.tally import markers_by_region
+from eocube.io.markers import MarkerName
+from eocube.io.tally import fits, markers_by_region, newest_marker
 from eocube.io.template import EOCUBE_ATTR
 from eocube.io.verify import Finding, can_list
 from eocube.io.verify_metadata import open_stored
 from eocube.jobs.open import CORPORA, Store, open_store
 from eocube.jobs.roots import require_store, root_kind
 from eocube.model.recipe import RECIPE_ATTR
+from eocube.model.spec import CubeSpec, Region
 from eocube.patches.index import read_index as read_patch_index
 from eocube.patches.layout import read_layout, read_licence
+
+MAX_LOOKED_AT = 200
+"""Most cubes of a store whose markers are looked at for an append that has begun: a root and a listing each."""
+
+_LOOKS_AT_ONCE = 16
 
 
 def describe(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -84,11 +92,55 @@ def describe_store(url: str, *, storage_options: Mapping[str, Any] | None = None
     """The index of a store, a row a site × product, without footprints; and the cubes that are not in it yet.
 
     ``under_way`` has a row (``cube``, ``product``, ``regions_done``, ``regions``) for each cube that a run began and did not
-    finish. It is None at an address that cannot list its objects (plain HTTP).
+    finish; ``appends_under_way`` one (``cube``, ``product``) for each cube to which a run began to add dates. They are None at
+    an address that cannot list its objects (plain HTTP), the second also in a store of more than 200 cubes: ``describe_cube``
+    and ``audit`` tell it there.
     """
     store = open_store(url, storage_options=storage_options)
+    rows = _index_rows(store)
     under_way = _under_way(store, storage_options) if can_list(url) else None
-    return {"kind": "store", "url": store.url, "cubes": _index_rows(store), "under_way": under_way}
+    appends = _appends_under_way(store, storage_options, rows) if can_list(url) and len(rows) <= MAX_LOOKED_AT else None
+    return {"kind": "store", "url": store.url, "cubes": rows, "under_way": under_way, "appends_under_way": appends}
+
+
+def _appends_under_way(store: Store, options: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Cubes of the index with dates on their way: root and listing of markers of each."""
+    blobs = open_blobs(store.url, options)
+
+    def begun(row: dict[str, Any]) -> bool:
+        stored = open_stored(blobs, row["cube"], row["product"])
+        return not isinstance(stored, Finding) and _append_begun(blobs, stored.attrs, stored.spec)
+
+    with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
+        found = pool.map(begun, rows)
+        return [{"cube": r["cube"], "product": r["product"]} for r, yes in zip(rows, found, strict=True) if yes]
+
+
+def _append_begun(blobs: Blobs, attrs: Mapping[str, Any], spec: CubeSpec) -> bool:
+    """Whether regions are written for dates that the root does not have yet.
+
+    Those that the cube will have are seen in the listing; the last ones that it has, part-filled, are written again, and their
+    markers do not follow from the root then.
+    """
+    e = attrs[EOCUBE_ATTR]
+    names = markers_by_region(blobs, e["cube"], e["product"])
+    if any(i >= n for region in names for i, n in zip(region, spec.grid, strict=True)):
+        return True
+    last = {r: found for r, found in names.items() if r.t == spec.grid[0] - 1} if _part_filled(spec) else {}
+    return any(_goes_further(blobs, attrs, spec, region, found) for region, found in last.items())
+
+
+def _part_filled(spec: CubeSpec) -> bool:
+    return len(spec.frame.time_ms) % spec.shard_tyx[0] != 0
+
+
+def _goes_further(blobs: Blobs, attrs: Mapping[str, Any], spec: CubeSpec, region: Region, names: list[MarkerName]) -> bool:
+    """Whether the marker of a region follows from other dates than the root's."""
+    try:
+        marker = newest_marker(blobs, attrs, names, spec=spec)
+    except DamagedStoreError:  # audit tells of it
+        return False
+    return marker is not None and not fits(attrs, spec, region, marker)
 
 
 def _index_rows(store: Store) -> list[dict[str, Any]]:
@@ -147,10 +199,14 @@ def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None)
     spec, attrs = source.spec, source.attrs
     frame, box = spec.frame, spec.frame.geobox
     regions = {"all": math.prod(spec.grid)}
+    begun = None
     if can_list(url):
-        names = markers_by_region(open_blobs(source.store_url, storage_options), source.cube, source.product).values()
-        failed = sum(any(m.partial for m in found) for found in names)
+        blobs = open_blobs(source.store_url, storage_options)
+        found = markers_by_region(blobs, source.cube, source.product)
+        names = [found[r] for r in spec.regions() if r in found]
+        failed = sum(any(m.partial for m in each) for each in names)
         regions |= {"finished": len(names) - failed, "failed": failed}
+        begun = len(names) == regions["all"] and _append_begun(blobs, attrs, spec)
     recipe = json.loads(attrs[RECIPE_ATTR])
     return {
         "kind": "cube",
@@ -180,6 +236,7 @@ def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None)
         "chunk_tyx": list(spec.chunk_tyx),
         "shard_tyx": list(spec.shard_tyx),
         "regions": regions,
+        "append_under_way": begun,
         "settings_id": attrs[EOCUBE_ATTR]["settings_id"],
         "recipe": recipe,
         "license": attrs.get("license"),

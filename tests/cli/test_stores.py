@@ -269,3 +269,23 @@ def test_a_damaged_index_is_told_and_made_again(eocube: Invoke, filled: Path, tm
         assert set(audit(str(filled), executor="serial").counts) == {"index"}
         assert eocube("index", filled).exit_code == 0
         assert index_rows(filled) == rows
+
+
+@pytest.mark.parametrize("layout", [pytest.param("map", id="new regions"), pytest.param("patch", id="a part-filled one again")])
+def test_info_tells_of_an_append_that_was_killed(eocube: Invoke, catalog: Catalog, store: Path, layout: str) -> None:
+    command = ("convert", "stac", catalog.path, store, "--layout", layout)
+    eocube(*command, "--time", "../2021-01-08")
+    assert parsed(eocube("info", store, "--json"))["appends_under_way"] == []
+    assert parsed(eocube("info", store / CUBE, "--json"))["append_under_way"] is False
+    root = store / CUBE / "zarr.json"
+    before = root.read_bytes()
+    assert eocube(*command).exit_code == 0
+    root.write_bytes(before)  # as if killed before the new dates were shown
+    assert parsed(eocube("info", store, "--json"))["appends_under_way"] == [{"cube": SITE, "product": "10m"}]
+    assert "An append to 1 cube has begun" in eocube("info", store).stdout
+    cube = parsed(eocube("info", store / CUBE, "--json"))
+    n = 2 if layout == "map" else 1
+    assert (cube["append_under_way"], cube["regions"]) == (True, {"all": n, "finished": n, "failed": 0})
+    assert "an append has begun" in eocube("info", store / CUBE).stdout
+    assert eocube(*command).exit_code == 0
+    assert "has begun" not in eocube("info", store).stdout + eocube("info", store / CUBE).stdout
