@@ -3,7 +3,7 @@
 A block is read with one system call, decoded straight into memory and put in its place, all of it without the GIL and without
 GDAL's block cache; GDAL opens each file once, for its grid and types. :mod:`eocube.io.tiff` reads the structure. Every file that
 is not simply made of plain numbers, every other grid and every remote file is left to GDAL, which is also the plain twin: both
-must give the same pixels.
+must give the same pixels. Without imagecodecs everything is left to GDAL.
 
 Strict: what a file contradicts itself in is damage, whoever reads its pixels. GDAL reads on there, past DEFLATE's checksum too:
 the blocks that GDAL needs of a local file are decoded here first. A file that is changed while it is read is refused as well: one
@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import AssetReadError, GridError
-from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, check_asset
+from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, can_hold, check_asset
 from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, MASK, NONE, TiffDamageError, TiffImage, read_images
 from eocube.kernels.differencing import undo_differencing
 from eocube.model.scene import Asset
@@ -49,6 +51,7 @@ class GeoTiffReader:
 
     def __init__(self, gdal: Reader | None = None):
         self._gdal = gdal or RasterioReader()
+        self._decodes = find_spec("imagecodecs") is not None
         self._files: dict[str, _File] = {}
         self._lock = threading.Lock()
 
@@ -62,9 +65,8 @@ class GeoTiffReader:
     def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
         """See :class:`eocube.io.rasters.Reader`."""
         first = assets[0]
-        try:
-            fd = os.open(_path(first.href), os.O_RDONLY)
-        except (OSError, ValueError):  # not a path of this machine, or nothing there: GDAL reads it, or says why not
+        fd = _open(first.href) if self._decodes else None
+        if fd is None:
             return self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
         try:
             file = self._file(fd, assets, item_id)
@@ -85,8 +87,11 @@ class GeoTiffReader:
         """Block by block where that can be done; else through GDAL, when the blocks that it needs are whole."""
         origin = aligned_origin(file.info.geobox, geobox)
         if file.plain is not None and origin is not None:
-            fill = assets[0].nodata if assets[0].nodata is not None else file.info.nodata
-            return _window(fd, file.plain, origin, (int(geobox.shape[0]), int(geobox.shape[1])), len(assets), fill or 0)
+            out = np.empty((len(assets), *map(int, geobox.shape)), file.plain.dtype)
+            outside = assets[0].nodata if assets[0].nodata is not None else file.info.nodata
+            _put_window(fd, file.plain, origin, out[0], outside=outside or 0, unwritten=file.unwritten or 0)
+            out[1:] = out[0]
+            return out
         for image in file.images:
             _check_blocks(fd, image, *_reach(file.info.geobox, geobox, origin))
         pixels = self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
@@ -129,7 +134,16 @@ class _File:
     def plain(self) -> TiffImage | None:
         """The image where it is plain numbers, and GDAL takes it for the same."""
         says = (self.info.dtypes[0], *map(int, self.info.geobox.shape))
-        return next((one for one in self.images[:1] if one.plain and (one.dtype, *one.shape_yx) == says), None)
+        image = next((one for one in self.images[:1] if one.plain and (one.dtype, *one.shape_yx) == says), None)
+        return None if image is None or (0 in image.counts and self.unwritten is None) else image
+
+    @property
+    def unwritten(self) -> float | None:
+        """Pixels of blocks that were not written: the file's nodata, else 0, whatever items say; None where only GDAL knows."""
+        tag = self.info.nodata
+        if tag is None:
+            return None if self.images[0].marked else 0
+        return tag if can_hold(self.info.dtypes[0], tag) else None
 
 
 def _is_shown(image: TiffImage, first: TiffImage) -> bool:
@@ -140,6 +154,18 @@ def _is_shown(image: TiffImage, first: TiffImage) -> bool:
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     """What changes with a file's bytes."""
     return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _open(href: str) -> int | None:
+    """A file of this machine; None where there is none, or a folder or a pipe: GDAL reads it, or says why not."""
+    try:
+        fd = os.open(_path(href), os.O_RDONLY | os.O_NONBLOCK)
+    except (OSError, ValueError):
+        return None
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    os.close(fd)
+    return None
 
 
 def _path(href: str) -> str:
@@ -207,18 +233,17 @@ def _check_blocks(fd: int, image: TiffImage, rows: _Span, columns: _Span) -> Non
 # ---------------------------------------------------------------------------------------------------------- pixels
 
 
-def _window(
-    fd: int, image: TiffImage, origin: tuple[int, int], shape_yx: tuple[int, int], n: int, fill: float
-) -> npt.NDArray[Any]:
-    """``shape_yx`` pixels from ``origin`` (y, x) on, n times; ``fill`` outside the image and where a block was not written."""
-    (y0, x0), (ny, nx), (height, width) = origin, shape_yx, image.shape_yx
+def _put_window(
+    fd: int, image: TiffImage, origin: tuple[int, int], out: npt.NDArray[Any], *, outside: float, unwritten: float
+) -> None:
+    """Pixels from ``origin`` (y, x) on into ``out`` (y, x), with a value for outside the image and one for unwritten blocks."""
+    (y0, x0), (ny, nx), (height, width) = origin, out.shape, image.shape_yx
     ya, yb, xa, xb = max(0, y0), min(height, y0 + ny), max(0, x0), min(width, x0 + nx)
     inside = ya < yb and xa < xb
-    out = np.empty((n, ny, nx), image.dtype)
     if not inside or (yb - ya, xb - xa) != (ny, nx):
-        out[:] = fill
+        out[:] = outside
     if inside:
-        target = out[0, ya - y0 : yb - y0, xa - x0 : xb - x0]
+        target = out[ya - y0 : yb - y0, xa - x0 : xb - x0]
         by, bx = image.block_yx
         scratch = np.empty(image.block_yx, image.dtype)
         for i, row, column in _touched(image, (ya, yb), (xa, xb)):
@@ -226,9 +251,10 @@ def _window(
             part = target[
                 row * by + y.start - ya : row * by + y.stop - ya, column * bx + x.start - xa : column * bx + x.stop - xa
             ]
-            _put_block(fd, image, i, (y, x), part, scratch, fill)
-    out[1:] = out[0]
-    return out
+            if image.counts[i]:
+                _put_block(fd, image, i, (y, x), part, scratch)
+            else:
+                part[:] = unwritten
 
 
 def _overlap(start: int, length: int, low: int, high: int) -> slice:
@@ -237,12 +263,9 @@ def _overlap(start: int, length: int, low: int, high: int) -> slice:
 
 
 def _put_block(
-    fd: int, image: TiffImage, i: int, yx: tuple[slice, slice], part: npt.NDArray[Any], scratch: npt.NDArray[Any], fill: float
+    fd: int, image: TiffImage, i: int, yx: tuple[slice, slice], part: npt.NDArray[Any], scratch: npt.NDArray[Any]
 ) -> None:
     """Block ``i``, cut to ``yx``, into ``part``."""
-    if image.counts[i] == 0:
-        part[:] = fill
-        return
     body = _body(fd, image, i)
     if image.compression == NONE:
         block = np.frombuffer(body, image.dtype).reshape(-1, image.block_yx[1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 import rasterio.shutil
+import tifffile
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,6 +140,67 @@ def test_blocks_that_were_not_written_are_nodata(tmp_path: Path, nodata: int | N
     assert layout.counts[1] == 0
     assert np.array_equal(fast(path, nodata=nodata), pixels)
     assert np.array_equal(plain(path, nodata=nodata), pixels)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "float32"])
+@pytest.mark.parametrize("item", [None, 7.0, 200.0])
+@pytest.mark.parametrize("shift", [0, 13, 100.5], ids=["whole", "across", "warped"])
+def test_blocks_that_were_not_written_are_what_gdal_makes_of_them_whatever_the_item_says(
+    tmp_path: Path, dtype: str, item: float | None, shift: float
+) -> None:
+    """Without a tag they are zeros; the item's nodata is only outside the image."""
+    pixels = positions(dtype)
+    pixels[:64, 64:128] = 0
+    path = write(tmp_path / "a.tif", pixels, SPARSE_OK=True, **DEFLATE if dtype != "float32" else {"compress": "deflate"})
+    layout = read_image(str(path))
+    assert layout is not None
+    assert layout.counts[1] == 0
+    box = GeoBox(SHAPE_YX, TRANSFORM @ Affine.translation(shift, shift), GRID.crs)
+    found = GeoTiffReader().read([Asset(href=str(path), key="a", nodata=item)], box, item_id="i", resampling="nearest")[0]
+    assert np.array_equal(found, plain(path, box, nodata=item))
+    if shift != 100.5:
+        assert np.array_equal(fast(path, box, nodata=item), found)
+
+
+@pytest.mark.parametrize("tag", ["0", "7", "7.5", "-9999", "70000", "nan", "-0.6", "1e300", "-1e300", "none", ""])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "float32"])
+def test_blocks_that_were_not_written_are_what_gdal_makes_of_any_tag(tmp_path: Path, dtype: str, tag: str) -> None:
+    """A tag that no pixel can equal is clipped and rounded there."""
+    pixels = positions(dtype)
+    pixels[:64, 64:128] = 11
+    path = write(tmp_path / "a.tif", pixels, SPARSE_OK=True, nodata=11, compress="deflate")
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[0].aspage().tags[42113].overwrite(tag)
+    info = RasterioReader().describe(str(path))
+    asset = Asset(href=str(path), key="a", nodata=info.nodata)
+    found, expected = (r.read([asset], GRID, item_id="i", resampling="nearest") for r in (GeoTiffReader(), RasterioReader()))
+    assert np.array_equal(found, expected, equal_nan=dtype == "float32")
+
+
+def test_without_imagecodecs_everything_is_left_to_gdal(
+    tmp_path: Path, differenced: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    big = write(tmp_path / "a.tif", positions("uint16"), nodata=0, ENDIANNESS="BIG", **DEFLATE)
+    for path in (differenced, big):
+        found = GeoTiffReader().read([Asset(href=str(path), key="a", nodata=0.0)], GRID, item_id="i", resampling="nearest")[0]
+        assert np.array_equal(found, positions("uint16"))
+    with pytest.raises(AssertionError, match="was left to GDAL"):
+        fast(differenced, nodata=0.0)
+
+
+def test_a_folder_that_gdal_reads_is_left_to_it(tmp_path: Path) -> None:
+    rasterio.shutil.copy(write(tmp_path / "a.tif", positions("uint16")), tmp_path / "a.zarr", driver="Zarr")
+    assert (tmp_path / "a.zarr").is_dir()
+    asset = Asset(href=str(tmp_path / "a.zarr"), key="a")
+    found = GeoTiffReader().read([asset], GRID, item_id="i", resampling="nearest")[0]
+    assert np.array_equal(found, positions("uint16"))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_not_opened_and_waits_for_nobody(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "a.tif")
+    assert geotiff._open(str(tmp_path / "a.tif")) is None
 
 
 def test_a_file_is_described_once_and_again_when_it_changed(tmp_path: Path) -> None:
