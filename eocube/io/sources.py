@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eocube.io.blobs import Blobs
+from eocube.io.parquet import read_parquet
 
 SCHEMA = pa.schema(
     [
@@ -38,4 +39,4 @@ def put_sources(blobs: Blobs, cube: str, product: str, rows: Iterable[dict[str, 
 def read_sources(blobs: Blobs, cube: str, product: str) -> pa.Table:
     """The binding of a cube; empty where there is none."""
     body = blobs.get(sources_path(cube, product))
-    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body))
+    return SCHEMA.empty_table() if body is None else read_parquet(body)

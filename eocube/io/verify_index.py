@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from eocube.io.blobs import Blobs
 from eocube.io.index import INDEX, PARTS, SCHEMA, read_index
+from eocube.io.parquet import read_parquet
 from eocube.io.verify import Finding
 
 
@@ -49,7 +48,7 @@ class IndexCheck:
             yield Finding("index", PARTS, "this finished cube has no part of the index; `eocube index` makes it again")
         for key in self._parts.get(name, []):
             try:
-                part = pq.read_table(io.BytesIO(self._blobs.get(key) or b"")).to_pylist()[0]
+                part = read_parquet(self._blobs.get(key) or b"").to_pylist()[0]
             except (pa.ArrowException, OSError, IndexError) as e:
                 yield Finding("index", key, f"it cannot be read: {e}; `eocube index` makes it again")
             else:

@@ -6,7 +6,6 @@ it. Values are compared, not bytes: a cube written with another version of zarr-
 
 from __future__ import annotations
 
-import io
 import json
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -18,6 +17,7 @@ from eocube.errors import EocubeError
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import CUBES, cube_path, root_attrs
 from eocube.io.geozarr import group_attrs
+from eocube.io.parquet import read_parquet
 from eocube.io.sources import sources_path
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_json
 from eocube.io.verify import Finding, StoredCube
@@ -143,7 +143,6 @@ def _ends(values: Any) -> str:
 
 def _check_sources(blobs: Blobs, stored: StoredCube) -> Iterator[Finding]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     key = sources_path(stored.cube, stored.product)
     body = blobs.get(key)
@@ -151,7 +150,7 @@ def _check_sources(blobs: Blobs, stored: StoredCube) -> Iterator[Finding]:
         if body is None:
             yield Finding("sources", key, "it is missing: which files the cube came from is not known any more")
         else:
-            pq.read_table(io.BytesIO(body))
+            read_parquet(body)
     except (pa.ArrowException, OSError) as e:
         yield Finding("sources", key, f"it cannot be read: {e}")
 

@@ -14,6 +14,7 @@ from odc.geo.geobox import GeoBox
 
 from eocube.errors import DamagedStoreError
 from eocube.io.blobs import Blobs
+from eocube.io.parquet import read_parquet
 
 INDEX = "index.parquet"
 PARTS = "index"
@@ -75,7 +76,7 @@ def join_parts(blobs: Blobs, keys: Iterable[str]) -> pa.Table:
             raise DamagedStoreError(
                 f"{blobs.url} lacks {key}, which a finished task had left there. Delete the set's markers/ and run again."
             )
-        tables.append(pq.read_table(io.BytesIO(body), schema=SCHEMA))
+        tables.append(read_parquet(body).cast(SCHEMA))
     table = pa.concat_tables(tables).sort_by("patch") if tables else SCHEMA.empty_table()
     blobs.put(INDEX, _geoparquet(table))
     return table
@@ -84,7 +85,7 @@ def join_parts(blobs: Blobs, keys: Iterable[str]) -> pa.Table:
 def read_index(blobs: Blobs) -> pa.Table:
     """The index of a patch set, geometry as WKB; empty while the set is unfinished."""
     body = blobs.get(INDEX)
-    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body))
+    return SCHEMA.empty_table() if body is None else read_parquet(body)
 
 
 def _geoparquet(table: pa.Table) -> bytes:
