@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from eocube.errors import CubeError, DamagedStoreError, StalePlanError, StoreNotFoundError, UnknownNameError
-from eocube.io.blobs import Blobs, open_blobs
+from eocube.io.blobs import Blobs, is_folder, open_blobs
+from eocube.io.inline import AT_ONCE, read_inline
 from eocube.io.markers import Marker, MarkerName, get_marker, is_finished, list_markers, marker_folder
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
@@ -29,8 +30,8 @@ from eocube.model.window import Span, Window
 
 Decode = Literal["dn", "reflectance"]
 CUBES = "cubes"
-ZARR_BYTES = 32 * 1024 * 1024
-"""What the threads of zarr-python hold beside encoded chunks."""
+READ_BYTES = 8 * 1024 * 1024
+"""Pixels of one read in a folder, or one chunk's dates."""
 
 
 def cube_path(cube: str, product: str) -> str:
@@ -160,12 +161,7 @@ class CubeSource:
         array, (y, x) = self._arrays[variable.name], (slice(*window.y), slice(*window.x))
         space = (slice(None), y, x) if variable.banded else (y, x)
         with self._naming_damage(variable, window):
-            parts = [array[(slice(a, b), *space)] for a, b in _runs(window.times)]
-        values: npt.NDArray[Any]
-        if parts:
-            values = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        else:
-            values = np.empty((0, *array[(slice(0, 0), *space)].shape[1:]), variable.dtype)
+            values = self._gathered(array, variable, window, space)
         if variable.name != "data" or self._frame.data == variable:
             return values
         if variable.scale is None:
@@ -174,6 +170,35 @@ class CubeSource:
                 "Open it with decode='dn'."
             )
         return dn_to_reflectance(values, scale=variable.scale, offset=variable.offset or 0.0, nodata=variable.nodata)
+
+    def _gathered(self, array: Any, variable: Variable, window: Window, space: tuple[slice, ...]) -> npt.NDArray[Any]:
+        """Some dates after the other: what zarr-python holds beside the result is then that of a few."""
+        runs = list(self._runs(variable, window))
+        if len(runs) == 1:
+            return read_inline(array, (slice(*runs[0]), *space))
+        depth = (len(self.spec.frame.bands),) if variable.banded else ()
+        values, at = np.empty((len(window.times), *depth, *window.shape_yx), variable.dtype), 0
+        for a, b in runs:
+            values[at : (at := at + b - a)] = read_inline(array, (slice(a, b), *space))
+        return values
+
+    def _runs(self, variable: Variable, window: Window) -> Iterator[Span]:
+        """Consecutive dates, in a folder cut between chunks so that a read is ``READ_BYTES``, elsewhere requests cost more."""
+        unit = self._dates_at_once(variable, window)
+        for a, b in _runs(window.times):
+            starts = [a, *range((a // unit + 1) * unit, b, unit)] if unit else [a]
+            yield from zip(starts, [*starts[1:], b], strict=True)
+
+    def _dates_at_once(self, variable: Variable, window: Window) -> int:
+        """Whole chunks of dates; 0 where all are read at once."""
+        if not is_folder(self.store_url):
+            return 0
+        ct = self.spec.chunk_tyx[0]
+        return ct * max(1, READ_BYTES // max(1, ct * math.prod(window.shape_yx) * self._pixel_bytes(variable)))
+
+    def _pixel_bytes(self, variable: Variable) -> int:
+        """Of all bands."""
+        return np.dtype(variable.dtype).itemsize * (len(self.spec.frame.bands) if variable.banded else 1)
 
     @contextmanager
     def _naming_damage(self, variable: Variable, window: Window) -> Iterator[None]:
@@ -274,9 +299,17 @@ class CubeSource:
         return cost
 
     def scratch_bytes(self, window: Window) -> int:
-        """See :class:`eocube.model.recipe.Scratching`: zarr-python's threads, and every encoded chunk of the window at once."""
-        raw = frame_bytes(self.spec.frame, window)
-        return ZARR_BYTES + raw * (2 if self._frame != self.spec.frame or len(_runs(window.times)) > 1 else 1)
+        """See :class:`eocube.model.recipe.Scratching`."""
+        room = max(self._room(v, window) for v in self.spec.frame.variables)
+        return room + (frame_bytes(self.spec.frame, window) if self._frame != self.spec.frame else 0)
+
+    def _room(self, variable: Variable, window: Window) -> int:
+        """One read: every encoded chunk, which may be as big as its pixels, a few decoded ones, and a copy out of each shard."""
+        ct, cy, cx = self.spec.chunk_tyx
+        (height, width), deep = window.shape_yx, self._pixel_bytes(variable)
+        dates = max((b - a for a, b in self._runs(variable, window)), default=0)
+        n = math.ceil(dates / ct) * len(_shards(window.y, cy)) * len(_shards(window.x, cx))
+        return deep * (dates * height * width + ct * cy * cx * (n + min(n, AT_ONCE)))
 
 
 def _shards(span: Span, unit: int) -> range:
