@@ -119,7 +119,7 @@ class AssetReadError(EocubeError, OSError):
     def __init__(self, href: str, item_id: str, asset: str, reason: str):
         self.href, self.item_id, self.asset, self.reason = href, item_id, asset, reason
         super().__init__(
-            f"Asset {asset!r} of item {item_id!r} could not be read from {href}: {reason}. "
+            f"Asset {asset!r} of item {item_id!r} could not be read from {href}: {reason.rstrip('. ')}. "
             "Mend the file and run again, or pass errors='skip' (--errors skip) to list it and go on."
         )
 

@@ -39,3 +39,7 @@ def test_every_error_is_a_stdlib_error_too() -> None:
     ]
 
     assert plain == []
+
+
+def test_a_reason_that_ends_in_a_full_stop_gets_no_second() -> None:
+    assert ": not a supported file format. Mend" in str(errors.AssetReadError("a", "b", "c", "not a supported file format."))

@@ -146,8 +146,11 @@ def option(name: str) -> Iterator[None]:
         raise WrongValueError(f"{name}: {e}") from e
 
 
-_OPTION_KINDS = ("executor", "freq", "composite method", "resampling", "mosaic", "spectral index", "cloud mask method")
-"""Kinds of UnknownNameError whose names are the values of an option, whatever the data."""
+_OPTION_KINDS = (
+    *("executor", "freq", "composite method", "resampling", "mosaic", "spectral index", "cloud mask method"),
+    *("corpus", "sample", "site", "product", "band", "cube to rebuild"),
+)
+"""Kinds of UnknownNameError whose names are the values of an argument or option."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
 

@@ -79,6 +79,11 @@ def convert(
 
     if resolution is not None and not 0 < resolution < math.inf:
         raise typer.BadParameter(f"--resolution {resolution} is not a positive number.")
+    if bbox is None and geobox is None and (crs, resolution) != (None, None):
+        given = " and ".join(name for name, value in (("--crs", crs), ("--resolution", resolution)) if value is not None)
+        raise typer.BadParameter(
+            f"{given} alone has no area: they are of the grid of --bbox W,S,E,N; --geobox gives the whole grid."
+        )
     if time is not None:
         with option("--time"):
             parse_period(time)

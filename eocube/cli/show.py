@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eocube.cli.text import printable
@@ -12,10 +13,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from eocube.exec.drive import RunReport
-    from eocube.jobs.audit import AuditReport
+    from eocube.jobs.audit import AuditReport, AuditRow
 
 MAX_ROWS = 50
 APPEND_BEGUN = "; an append has begun and is not finished (run its command again)"
+MAX_ALIKE = 5
+"""Rows of an audit that say the same of regions of one cube."""
+
 WIDE = 200
 """Columns where stdout is no terminal, so that a pipe gets whole lines."""
 
@@ -109,10 +113,36 @@ def show_audit(report: AuditReport) -> None:
         out.print("Everything is as its markers say.")
         return
     show_table("", ["problem", "times"], report.counts.items())
-    rows = [(f"{r.cube}/{r.product}" if r.cube else "", r.region, r.problem, r.key, r.detail) for r in report.rows]
+    rows = [
+        (f"{r.cube}/{r.product}" if r.cube else "", r.region, r.problem, r.key, r.detail) for r in _first_of_each(report.rows)
+    ]
     show_table("", ["cube", "region", "problem", "object", "what"], rows)
+    if len(rows) < min(len(report.rows), MAX_ROWS):
+        out.print(f"The first {MAX_ALIKE} of each problem of a cube are shown; --json lists them all.")
     if not report.ok:
-        out.print("The command that wrote a cube, run again, writes its unfinished regions; a damaged one needs --rebuild CUBE.")
+        out.print("The command that wrote a cube, run again, writes its unfinished regions.")
+    damaged = next((r for r in report.rows if r.problem in _DAMAGED), None)
+    if damaged is not None:
+        out.print(
+            "A damaged region has its marker, so no run looks at it again. Delete that (here "
+            f"markers/{damaged.cube}/{damaged.product}/{damaged.region}/) and run the same command: it writes this region alone. "
+            f"Or write the whole cube anew: --rebuild {damaged.cube}/{damaged.product}.",
+            soft_wrap=True,
+        )
+
+
+_DAMAGED = ("missing", "size", "digest", "not_empty", "undecodable", "counts")
+"""Problems of the pixels of one region."""
+
+
+def _first_of_each(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
+    """At most five rows of one problem of one cube: an unfinished cube has a row a region."""
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        kind = row.cube, row.product, row.problem
+        seen[kind] += 1
+        if seen[kind] <= MAX_ALIKE:
+            yield row
 
 
 # ------------------------------------------------------------------------------------------------ stores and cubes

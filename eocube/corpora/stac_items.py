@@ -140,6 +140,10 @@ def _load(href: str) -> Any:
         with fsspec.open(href, "rb") as f:
             return json.loads(_begins_as_json(f.read(_HEAD_BYTES)) + f.read(_MAX_DOCUMENT_BYTES))
     except FileNotFoundError as e:
+        # fsspec says so of whatever goes wrong on the way to a server.
+        why = e.__cause__
+        if not isinstance(why, FileNotFoundError) and (isinstance(why, OSError) or getattr(why, "status", 404) != 404):
+            raise CatalogError(f"{failed}: {why}. Check the address and the network.") from e
         raise CatalogError(f"No STAC document at {href}: the file does not exist.") from e
     except IsADirectoryError as e:
         raise CatalogError(f"{failed}: it is a folder. Name the file in it, such as catalog.json.") from e

@@ -193,6 +193,8 @@ class _Composing:
             cube = chain(self.cube(row), **self.steps)
             return plan_cube(cube, self.out, site=site, product=self.target(product), settings=self.settings)
         except EocubeError as e:
+            if isinstance(e, UnknownNameError) and e.kind == "mask":
+                e.add_note("Clouds are masked unless told otherwise: --mask none (mask=None) leaves that step out.")
             e.add_note(f"(composing {site}/{product} of {self.opened.url})")
             raise
 

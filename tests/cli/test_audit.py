@@ -61,3 +61,35 @@ def test_a_stray_object_is_found_at_every_depth(eocube: Invoke, filled: Path) ->
     assert codes(eocube, filled) == (FOUND, FOUND, FOUND)
     (filled / CUBE / "data/c/77").unlink()
     assert codes(eocube, filled) == (OK, OK, OK)
+
+
+def test_the_way_to_mend_one_damaged_region_is_said_and_works(eocube: Invoke, catalog: Catalog, filled: Path) -> None:
+    path = filled / CUBE / "data/c/1/0/0/0"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    shown = eocube("audit", filled).stdout
+    assert f"--rebuild {SITE}/10m" in shown
+    marker = f"markers/{SITE}/10m/1.0.0/"
+    assert marker in shown
+    for file in (filled / marker).iterdir():
+        file.unlink()
+    again = parsed(eocube("convert", "stac", catalog.path, filled, "--layout", "map", "--json"))
+    assert (again["regions_done"], again["regions_skipped"]) == (1, 3)
+    assert path.read_bytes() == whole
+    assert codes(eocube, filled) == (OK, OK, OK)
+
+
+def test_a_problem_that_many_regions_share_is_a_few_rows_and_a_count(eocube: Invoke, filled: Path, tmp_path: Path) -> None:
+    from eocube.testing.stac import make_series, write_catalog
+
+    files = write_catalog(make_series(9), tmp_path / "nine")
+    store = tmp_path / "nine_store"
+    eocube("convert", "stac", files, store, "--layout", "map", "--limit", 1)
+    shown = eocube("audit", store).stdout
+    assert shown.count("no marker says") == 5
+    assert "unfinished  8" in shown
+    assert "--json lists them all" in shown
+    assert "--rebuild" not in shown
+    assert len(parsed(eocube("audit", store, "--json"))["rows"]) == 8
+    (filled / CUBE / "data/c/2/0/0/0").unlink()
+    assert "--json" not in eocube("audit", filled).stdout

@@ -129,24 +129,26 @@ def test_an_exact_grid_is_taken_from_json_or_from_a_cube(eocube: Invoke, catalog
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "said", "code"),
     [
-        pytest.param(["nope", "X", "S"], ["Unknown corpus 'nope'", "known: 'stac'"], id="corpus"),
-        pytest.param(["stac", "CATALOG", "S", "--bands", "red,green"], ["Unknown band 'green'", "'nir'", "4 items"], id="band"),
-        pytest.param(["stac", "CATALOG", "S", "--sites", "here"], ["Unknown site 'here'", SITE], id="site"),
-        pytest.param(["stac", "CATALOG", "S", "--products", "5m"], ["Unknown product '5m'", "'10m'"], id="product"),
-        pytest.param(["stac", "no-file.json", "S"], ["no-file.json", "does not exist"], id="catalogue"),
-        pytest.param(["stac", "CATALOG", "S", "--time", "2019/2020"], ["2019/2020", "2021-01-03 to 2021-01-18"], id="time"),
-        pytest.param(["stac", "CATALOG", "S", "--bbox", "1,1,2,2"], ["None of the 4 items", "they lie within 28."], id="area"),
-        pytest.param(["stac", "CATALOG", "S", "--rebuild", "x"], ["Unknown cube to rebuild 'x'", f"{SITE}/10m"], id="rebuild"),
+        pytest.param(["nope", "X", "S"], ["Unknown corpus 'nope'", "known: 'stac'"], 2, id="corpus"),
+        pytest.param(
+            ["stac", "CATALOG", "S", "--bands", "red,green"], ["Unknown band 'green'", "'nir'", "4 items"], 2, id="band"
+        ),
+        pytest.param(["stac", "CATALOG", "S", "--sites", "here"], ["Unknown site 'here'", SITE], 2, id="site"),
+        pytest.param(["stac", "CATALOG", "S", "--products", "5m"], ["Unknown product '5m'", "'10m'"], 2, id="product"),
+        pytest.param(["stac", "no-file.json", "S"], ["no-file.json", "does not exist"], 1, id="catalogue"),
+        pytest.param(["stac", "CATALOG", "S", "--time", "2019/2020"], ["2019/2020", "2021-01-03 to 2021-01-18"], 1, id="time"),
+        pytest.param(["stac", "CATALOG", "S", "--bbox", "1,1,2,2"], ["None of the 4 items", "they lie within 28."], 1, id="area"),
+        pytest.param(["stac", "CATALOG", "S", "--rebuild", "x"], ["Unknown cube to rebuild 'x'", f"{SITE}/10m"], 2, id="rebuild"),
     ],
 )
 def test_a_name_or_place_that_is_not_there_is_told_with_what_is(
-    eocube: Invoke, catalog: Catalog, store: Path, words: list[str], said: list[str]
+    eocube: Invoke, catalog: Catalog, store: Path, words: list[str], said: list[str], code: int
 ) -> None:
     told = [str({"CATALOG": catalog.path, "S": store}.get(w, w)) for w in words]
     result = eocube("convert", *told)
-    assert result.exit_code == 1
+    assert result.exit_code == code
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
     assert all(part in result.stderr for part in said), result.stderr
@@ -168,6 +170,8 @@ def test_a_name_or_place_that_is_not_there_is_told_with_what_is(
         pytest.param(["stac", "CATALOG", "S", "--bbox", "2,1,1,2"], id="east of west"),
         pytest.param(["stac", "CATALOG", "S", "--storage-option", "novalue"], id="storage option"),
         pytest.param(["stac", "CATALOG", "S", "--unheard"], id="unknown flag"),
+        pytest.param(["stac", "CATALOG", "S", "--resolution", "20"], id="resolution without an area"),
+        pytest.param(["stac", "CATALOG", "S", "--crs", "EPSG:32635"], id="crs without an area"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(eocube: Invoke, catalog: Catalog, store: Path, words: list[str]) -> None:
@@ -310,3 +314,19 @@ def test_a_plan_says_what_a_rebuild_deletes_and_what_a_run_would_refuse(eocube: 
     other = eocube("convert", "stac", catalog.path, store, "--time", "2021-01-04/..", "--layout", "map", "--plan", "--json")
     assert parsed(other)["error"]["type"] == "SettingsError"
     assert tree(store) == before
+
+
+def test_an_option_of_an_area_without_one_is_told_in_the_words_of_the_command_line(
+    eocube: Invoke, catalog: Catalog, store: Path
+) -> None:
+    result = eocube("convert", "stac", catalog.path, store, "--resolution", 20)
+    said = " ".join(result.stderr.replace("│", " ").split())
+    assert "--resolution alone has no area" in said
+    assert "--bbox W,S,E,N" in said
+
+
+def test_a_server_that_does_not_answer_is_no_missing_file(eocube: Invoke, store: Path) -> None:
+    result = eocube("convert", "stac", "http://127.0.0.1:9/c.json", store)
+    assert result.exit_code == 1
+    assert "could not be read: Cannot connect to host 127.0.0.1:9" in result.stderr
+    assert "does not exist" not in result.stderr

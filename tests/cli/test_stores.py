@@ -200,7 +200,7 @@ def test_compose_rebuilds_a_cube(eocube: Invoke, filled: Path, tmp_path: Path) -
 )
 def test_compose_names_what_it_does_not_know(eocube: Invoke, filled: Path, tmp_path: Path, options: list[str], said: str) -> None:
     result = eocube("compose", filled, tmp_path / "out", *options)
-    assert result.exit_code == (1 if said == "5m" else 2)
+    assert result.exit_code == 2
     assert said in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "out" / "cubes").exists()
@@ -236,7 +236,7 @@ def test_the_sample_that_ships_is_unpacked_converted_and_whole(eocube: Invoke, t
 
 def test_an_unknown_sample_is_told_with_those_that_ship(eocube: Invoke, tmp_path: Path) -> None:
     result = eocube("sample", "mars", tmp_path)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'mars'" in result.stderr
     assert "'sentinel2'" in result.stderr
 
@@ -289,3 +289,14 @@ def test_info_tells_of_an_append_that_was_killed(eocube: Invoke, catalog: Catalo
     assert "an append has begun" in eocube("info", store / CUBE).stdout
     assert eocube(*command).exit_code == 0
     assert "has begun" not in eocube("info", store).stdout + eocube("info", store / CUBE).stdout
+
+
+def test_compose_of_a_cube_without_classes_says_how_to_leave_the_mask_out(eocube: Invoke, tmp_path: Path) -> None:
+    from eocube.testing.stac import make_grid, make_series, write_catalog
+
+    files = write_catalog(make_series(2, grid=make_grid((16, 16)), zooms={"B04": 1}), tmp_path / "files")
+    eocube("convert", "stac", files, tmp_path / "store")
+    result = eocube("compose", tmp_path / "store", tmp_path / "out", "--freq", "MS")
+    assert result.exit_code == 1
+    assert "--mask none" in result.stderr
+    assert eocube("compose", tmp_path / "store", tmp_path / "out", "--freq", "MS", "--mask", "none").exit_code == 0
