@@ -24,7 +24,7 @@ from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.cubes import CubeSource
-from eocube.io.index import PARTS, compact, part_path, part_stem, put_part
+from eocube.io.index import compact, cube_stem, has_evidence, list_parts, put_part
 from eocube.io.markers import MarkerName, get_marker, is_finished
 from eocube.io.sources import put_sources
 from eocube.io.tally import Tally, by_region, finished_row, markers_by_region, newest_marker, row_evidence, settled_key
@@ -152,7 +152,7 @@ def drive(
     started = time.perf_counter()
     report = _new_report(blobs.url)
     states: dict[tuple[str, str], _CubeState] = {}
-    parts = _list_parts(blobs)
+    parts = list_parts(blobs)
     draw = _Draw(limit=limit, retry=retry, resource=resource, group=group)
     stream = _stream(blobs, plans, executor, _Run(states=states, parts=parts, report=report), draw)
     try:
@@ -219,6 +219,7 @@ def _stream(
             if state.shared is None:
                 _put_binding(blobs, plan.job)
                 state.shared = executor.share(plan.job, resource=draw.resource)
+            _withdraw_row(blobs, state, batch, known.parts)
             n += len(batch)
             state.pending += len(batch)
             yield state.shared, batch
@@ -229,13 +230,6 @@ def _stream(
         state.exhausted = True
         if not state.pending:
             _finish(blobs, states.pop((plan.job.cube, plan.job.product)), known.parts, report)
-
-
-def _list_parts(blobs: Blobs) -> dict[str, list[str]]:
-    out: dict[str, list[str]] = {}
-    for key, _ in blobs.list(PARTS):
-        out.setdefault(part_stem(key), []).append(key)
-    return out
 
 
 def check_plan(blobs: Blobs, plan: CubePlan, *, anew: bool = False) -> None:
@@ -303,17 +297,31 @@ def _identity(row: list[Any]) -> str:
     return canonical_json(row[0])
 
 
+def _withdraw_row(blobs: Blobs, state: _CubeState, batch: Iterable[RegionTask], parts: dict[str, list[str]]) -> None:
+    """Before regions are written again under the keys that they had: delete the part that follows from those keys.
+
+    Killed after the last of them, this run would otherwise leave a part whose name says that it counts them, and which does not.
+    An append asks for other keys.
+    """
+    again = any(not task.replaces or any(m.key == task.key for m in task.replaces) for task in batch)
+    stem = cube_stem(state.plan.job.cube, state.plan.job.product)
+    found = [key for key in parts.get(stem, []) if has_evidence(key)]
+    if found and again and state.kind != "grow":
+        for key in found:
+            blobs.delete(key)
+        parts[stem] = [key for key in parts[stem] if key not in found]
+
+
 def _finish(blobs: Blobs, state: _CubeState, parts: Mapping[str, list[str]], report: RunReport) -> None:
     """Publish an append and leave the index part, if every region of the cube is written."""
     if state.left_out:
         return
     job, meta = state.plan.job, state.plan.meta
     evidence = _evidence(state)
-    if evidence is not None and not state.done and state.kind != "grow":
-        name = part_path(job.cube, job.product, evidence)
-        if parts.get(part_stem(name)) == [name]:  # whole, and said so: no marker is read
-            report.cubes.append(f"{job.cube}/{job.product}")
-            return
+    found = parts.get(cube_stem(job.cube, job.product), [])
+    if evidence is not None and not state.done and state.kind != "grow" and [has_evidence(k, evidence) for k in found] == [True]:
+        report.cubes.append(f"{job.cube}/{job.product}")  # whole, and said so: no marker is read
+        return
     _refuse_unseen(blobs, state)
     others = (newest_marker(blobs, meta.attrs, state.have.get(r, [])) for r in job.spec.regions() if r not in state.done)
     row = finished_row(meta.attrs, others, site=state.plan.site, so_far=state.tally)
@@ -322,7 +330,7 @@ def _finish(blobs: Blobs, state: _CubeState, parts: Mapping[str, list[str]], rep
     if state.kind == "grow":
         _refuse_overtaken(blobs, state)
         publish(blobs, meta)
-    put_part(blobs, row, evidence=evidence)
+    put_part(blobs, row, evidence=evidence, replaces=found)
     if not row["unfinished_regions"]:
         report.cubes.append(f"{job.cube}/{job.product}")
 

@@ -1,14 +1,16 @@
 """The index of a store: GeoParquet, a row a site × product, made of immutable parts.
 
-Each finished cube leaves one part, ``index/<cube>/<product>.<digest>.parquet``; compaction joins the parts into
-``index.parquet`` (put, list again, repeat until nothing changed), so that any number of runs may finish at once.
+Each finished cube leaves one part, ``index/<cube>/<product>.<evidence><row>.parquet``, named by two digests: of what its row
+follows from, and of the row itself, so that parts of one name say the same. Compaction joins the parts into ``index.parquet``
+(put, list again, repeat until nothing changed), so that any number of runs may finish at once.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,6 +33,11 @@ PART = "part"
 ROW = 1
 """Raised when a row says other things of an unchanged cube: parts are then made anew."""
 
+_DIGITS = 16
+"""Of each of the two digests in a part's name."""
+
+_NO_EVIDENCE = "0" * _DIGITS
+_NAMED = re.compile(rf".*\.([0-9a-f]{{{_DIGITS}}})[0-9a-f]{{{_DIGITS}}}\.parquet", re.DOTALL)
 _READS_AT_ONCE = 16
 
 _BBOX = pa.struct([(k, pa.float64()) for k in ("xmin", "ymin", "xmax", "ymax")])
@@ -127,32 +134,59 @@ def gsd_m(geobox: GeoBox) -> tuple[float, float]:
     return abs(geod.inv(lon, lat, lon, lat + a.e)[2]), abs(geod.inv(lon, lat, lon + a.a, lat)[2])
 
 
-def put_part(blobs: Blobs, row: dict[str, Any], *, evidence: str | None = None, anew: bool = False) -> None:
+def put_part(blobs: Blobs, row: dict[str, Any], *, evidence: str | None = None, replaces: Iterable[str] = ()) -> None:
     """Leave a cube's row as an immutable part; parts of the same cube that know no more go after it.
 
-    Where another run has meanwhile left one that knows more, this one goes instead. ``evidence`` is a digest of all that the row
-    follows from, so that a later run can tell by its name that the part is there; without it the row names itself. ``anew`` puts
-    the part also where it is there: somebody may have changed what it says, or a marker that it says it follows from.
+    Where another run has meanwhile left one that knows more, this one goes instead; where it knows as much, the names decide, so
+    that two runs never take away each other's.
+
+    Parameters
+    ----------
+    evidence
+        A digest of what the row follows from, so that a later run can tell by its name that the part is there.
+    replaces
+        Parts that were there before anything that the row follows from was looked at: they go whatever they say.
     """
-    name = part_path(row["cube"], row["product"], evidence or digest({k: v for k, v in row.items() if k != "geometry"}))
-    there = _parts_of(blobs, row["cube"], part_stem(name))
-    if anew or name not in there:  # a finished cube that a run passes by costs a listing
-        blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))
-        there = _parts_of(blobs, row["cube"], part_stem(name))  # after the put: of two runs at once, one sees the other's
-    for key in there:
+    name = part_path(row, evidence)
+    for key in replaces:
         if key != name:
-            newer = any(_rank(other) > _rank(row) for table in _read_parts(blobs, [key]).values() for other in table.to_pylist())
-            blobs.delete(name if newer else key)
+            blobs.delete(key)  # before the put: who sees the new part does not take one of these for the newer
+    blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))  # equal bytes do no harm, and mend a damaged part
+    there = _parts_of(blobs, row["cube"], part_stem(name))  # after the put: of two runs at once, one sees the other's
+    for key in there if name in there else ():  # if not, another run has replaced it
+        if key != name:
+            found = (other for table in _read_parts(blobs, [key]).values() for other in table.to_pylist())
+            blobs.delete(name if any((*_rank(other), key) > (*_rank(row), name) for other in found) else key)
 
 
-def part_path(cube: str, product: str, named: str) -> str:
-    """Key of a part, named by the first 16 digits of a digest."""
-    return f"{PARTS}/{cube}/{product}.{named[:16]}.parquet"
+def part_path(row: Mapping[str, Any], evidence: str | None) -> str:
+    """Key of a row's part."""
+    said = digest({**row, "geometry": row["geometry"].hex()})
+    return f"{cube_stem(row['cube'], row['product'])}.{(evidence or _NO_EVIDENCE)[:_DIGITS]}{said[:_DIGITS]}.parquet"
+
+
+def cube_stem(cube: str, product: str) -> str:
+    """What the parts of one cube's product have in common."""
+    return f"{PARTS}/{cube}/{product}"
 
 
 def part_stem(key: str) -> str:
-    """What the parts of one cube's product have in common: a product's name may have dots itself, a digest has none."""
+    """The :func:`cube_stem` of a part: a product's name may have dots itself, digests have none."""
     return key.rsplit(".", 2)[0]
+
+
+def has_evidence(key: str, evidence: str | None = None) -> bool:
+    """Whether a part's name says what its row follows from; with ``evidence``: whether from that."""
+    named = _NAMED.fullmatch(key)
+    return named is not None and named[1] != _NO_EVIDENCE and (evidence is None or named[1] == evidence[:_DIGITS])
+
+
+def list_parts(blobs: Blobs) -> dict[str, list[str]]:
+    """Every part, by its :func:`cube_stem`."""
+    out: dict[str, list[str]] = {}
+    for key, _ in blobs.list(PARTS):
+        out.setdefault(part_stem(key), []).append(key)
+    return out
 
 
 def _parts_of(blobs: Blobs, cube: str, stem: str) -> list[str]:
@@ -167,8 +201,8 @@ def _rank(row: dict[str, Any]) -> tuple[int, int]:
 def compact(blobs: Blobs, *, trust_index: bool = False) -> pa.Table:
     """Join all parts into ``index.parquet``, sorted by site and product; repeated until no part came or went meanwhile.
 
-    ``trust_index``: take rows of parts that the index was made of from there. A part never changes, so they are the same, unless
-    the index was damaged; pages of it that do not fit their checksum are not taken.
+    ``trust_index``: take rows of parts that the index was made of from there. A part is named by its row, so they are the same,
+    unless the index was damaged; pages of it that do not fit their checksum are not taken.
     """
     read = _rows_of_index(blobs) if trust_index else {}
     before: list[str] | None = None

@@ -78,10 +78,11 @@ def finished_row(
 
 
 def row_evidence(attrs: Mapping[str, Any], keys: Iterable[str | None], *, site: str) -> str | None:
-    """A name for all that a cube's row follows from: its metadata and the keys of its regions, in order, of each the whole one.
+    """A name for what a cube's row follows from: its metadata and the keys of its regions, in order, of each the whole one.
 
-    None where a key is None: a region is unwritten, or its key does not say what was counted in it, because files of it failed or
-    two runs were there.
+    What is counted in a region may change under its key when it is redone: a run takes back the part with this name first.
+    None where a key is None: a region is unwritten, or its key does not say what was counted in it, because files of it failed
+    or two runs were there.
     """
     listed = list(keys)
     return None if None in listed else digest([ROW, site, attrs, listed])

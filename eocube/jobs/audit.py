@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pyarrow as pa
 from eocube.errors import DamagedStoreError, UnknownNameError
 from eocube.exec.executors import Executor, executing
 from eocube.io.blobs import STAGING, Blobs, open_blobs
-from eocube.io.index import PARTS, compact, put_part
+from eocube.io.index import compact, cube_stem, list_parts, put_part
 from eocube.io.markers import MarkerName, marker_folder
 from eocube.io.tally import Tally, cube_row, finished_row, markers_by_region, newest_marker, row_evidence, settled_key
 from eocube.io.verify import (
@@ -29,7 +30,7 @@ from eocube.io.verify import (
     region_objects,
     survey,
 )
-from eocube.io.verify_index import IndexCheck, cube_of_part
+from eocube.io.verify_index import IndexCheck
 from eocube.io.verify_metadata import check_groups, check_metadata, check_names, open_stored
 from eocube.jobs.roots import require_store
 from eocube.model.spec import Region
@@ -154,8 +155,7 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
         If a root or marker cannot be read (``eocube audit`` lists them all), or eocube did not write the group there.
     """
     blobs = _open(store, dict(storage_options or {}))
-    old = [key for key, _ in blobs.list(PARTS)]  # before any marker is looked at: what a run adds meanwhile stays
-    kept = set()
+    old = list_parts(blobs)  # before any marker is looked at: what a run adds meanwhile stays
     for cube, product in find_cubes(blobs):
         stored = open_stored(blobs, cube, product)
         if isinstance(stored, Finding):
@@ -166,11 +166,10 @@ def index(store: str, *, storage_options: Mapping[str, Any] | None = None) -> pa
         row = _row_of(blobs, stored, names)
         if row is not None:
             keys = (settled_key(names.get(r, [])) for r in stored.spec.regions())
-            put_part(blobs, row, evidence=row_evidence(stored.attrs, keys, site=cube), anew=True)
-            kept.add((cube, product))
-    for key in old:
-        if cube_of_part(key) not in kept:
-            blobs.delete(key)
+            evidence = row_evidence(stored.attrs, keys, site=cube)
+            put_part(blobs, row, evidence=evidence, replaces=old.pop(cube_stem(cube, product), []))
+    for key in chain.from_iterable(old.values()):
+        blobs.delete(key)
     return compact(blobs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,20 @@ from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
-from eocube.io.index import INDEX, PARTS, SCHEMA, compact, gsd_m, index_row, join_parts, put_part, read_index
+from eocube.io.index import (
+    INDEX,
+    PARTS,
+    SCHEMA,
+    compact,
+    gsd_m,
+    has_evidence,
+    index_row,
+    join_parts,
+    list_parts,
+    part_path,
+    put_part,
+    read_index,
+)
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, Variable
 from eocube.testing.stac import make_grid
@@ -67,12 +81,76 @@ def test_a_part_that_knows_less_does_not_take_the_place_of_one_that_knows_more(b
     assert read_index(blobs)["unfinished_regions"].to_pylist() == [0]
 
 
-def test_a_part_that_is_there_is_not_put_again(blobs: Blobs, tmp_path: Path) -> None:
-    put_part(blobs, make_row())
+def test_equal_rows_leave_one_part_and_a_damaged_one_is_mended(blobs: Blobs, tmp_path: Path) -> None:
+    put_part(blobs, make_row(), evidence="a" * 32)
     (part,) = (tmp_path / "index/c").iterdir()
-    before = part.stat().st_mtime_ns, part.stat().st_ino
-    put_part(blobs, make_row())
-    assert (part.stat().st_mtime_ns, part.stat().st_ino) == before
+    whole = part.read_bytes()
+    part.write_bytes(b"damaged")
+    put_part(blobs, make_row(), evidence="a" * 32)
+    assert [p.read_bytes() for p in (tmp_path / "index/c").iterdir()] == [whole]
+
+
+def test_a_part_is_named_by_all_that_its_row_says(blobs: Blobs) -> None:
+    row = make_row()
+    others = [row | changed for changed in ({"clear_fraction": 0.25}, {"license": None}, {"geometry": b"\0"}, {"n_dates": 4})]
+    assert len({part_path(r, "a" * 32) for r in [row, *others]}) == 5
+    assert part_path(row, "a" * 32) == part_path(dict(reversed(row.items())), "a" * 16)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "known from before"])
+def test_of_rows_that_differ_in_their_counts_that_stays_which_replaces_the_other(blobs: Blobs, *, known: bool) -> None:
+    """Whichever name is the higher: only what was there before is known to be older."""
+    rows = [make_row() | {"clear_fraction": c} for c in (0.1, 0.2)]
+    for old, new in (rows, rows[::-1]):
+        for part in [k for keys in list_parts(blobs).values() for k in keys]:
+            blobs.delete(part)
+        put_part(blobs, old, evidence="a" * 32)
+        put_part(blobs, new, evidence="a" * 32, replaces=list_parts(blobs)["index/c/p"] if known else [])
+        last = new if known else max(rows, key=lambda r: part_path(r, "a" * 32))
+        assert compact(blobs)["clear_fraction"].to_pylist() == [last["clear_fraction"]]
+        assert len(list(blobs.list(PARTS))) == 1
+        assert compact(blobs, trust_index=True)["clear_fraction"].to_pylist() == [last["clear_fraction"]]
+
+
+def test_a_part_known_from_before_goes_also_where_it_says_more(blobs: Blobs) -> None:
+    """A region of a whole cube that is redone and lacks a file now."""
+    put_part(blobs, make_row(), evidence="a" * 32)
+    put_part(blobs, make_row(unfinished=1), replaces=list_parts(blobs)["index/c/p"])
+    assert compact(blobs)["unfinished_regions"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize("evidence", [("a" * 32, "b" * 32), ("a" * 32, None), ("a" * 32, "a" * 32)], ids=str)
+def test_of_two_that_put_parts_of_equal_rank_at_once_one_part_stays(tmp_path: Path, evidence: tuple[str | None, ...]) -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    class Together(LocalBlobs):
+        def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+            together.wait()
+            found = list(super().list(prefix))
+            together.wait()
+            return iter(found)
+
+    def put(row: dict[str, Any], named: str | None) -> None:
+        put_part(Together(str(tmp_path)), row, evidence=named)
+
+    rows = [make_row(), make_row() | {"clear_fraction": 0.25}]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(put, rows, evidence))
+    assert compact(open_blobs(str(tmp_path))).num_rows == 1
+    assert len(list(open_blobs(str(tmp_path)).list(PARTS))) == 1
+
+
+def test_a_part_that_another_run_has_replaced_takes_none_away(tmp_path: Path) -> None:
+    """Between its put and its listing another run finds it, redoes the cube, and puts a part of a lower name in its place."""
+    low, high = sorted((make_row() | {"clear_fraction": c} for c in (0.1, 0.2)), key=lambda r: part_path(r, None))
+
+    class Meanwhile(LocalBlobs):
+        def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+            put_part(LocalBlobs(self.url), low, replaces=[part_path(high, None)])
+            return super().list(prefix)
+
+    put_part(Meanwhile(str(tmp_path)), high)
+    assert [key for key, _ in open_blobs(str(tmp_path)).list(PARTS)] == [part_path(low, None)]
 
 
 @pytest.mark.parametrize("other", ["10m", "1", "10m.x", "10"], ids=str)
@@ -166,10 +244,22 @@ def test_an_index_that_is_damaged_or_of_another_form_is_made_anew_of_all_parts(b
 
 def test_a_part_may_be_named_by_what_its_row_follows_from(blobs: Blobs) -> None:
     put_part(blobs, make_row())
+    (plain,) = (key for key, _ in blobs.list(PARTS))
+    assert not has_evidence(plain)
     put_part(blobs, make_row(), evidence="0123456789abcdef0123")
-    assert [key for key, _ in blobs.list(PARTS)] == ["index/c/p.0123456789abcdef.parquet"]
+    (named,) = (key for key, _ in blobs.list(PARTS))
+    assert named.startswith("index/c/p.0123456789abcdef")
+    assert has_evidence(named)
+    assert has_evidence(named, "0123456789abcdef45")
+    assert not has_evidence(named, "f" * 32)
     put_part(blobs, make_row(dates=2), evidence="f" * 32)
-    assert [key for key, _ in blobs.list(PARTS)] == ["index/c/p.0123456789abcdef.parquet"], "a part that knows less"
+    assert [key for key, _ in blobs.list(PARTS)] == [named], "a part that knows less"
+
+
+@pytest.mark.parametrize("key", ["index/part", "index/c/p", "index/c/p.parquet", f"index/c/p.{'a' * 16}.parquet", ""], ids=str)
+def test_other_names_than_those_of_parts_are_evidence_of_nothing(key: str) -> None:
+    assert not has_evidence(key)
+    assert not has_evidence(key, "a" * 32)
 
 
 def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
