@@ -41,7 +41,7 @@ FEW, ALL = 9, 12
 """Dates of the shorter and of the longer command: both end inside one shard of 16, so that every region differs."""
 
 MOST_ROUNDS = 4
-"""A worker that is stopped just between two tasks holds none and proves nothing: another round."""
+"""A worker that is stopped just between two tasks, or after the last, holds none and proves nothing: another round."""
 
 
 def scenes(n_dates: int) -> list[SyntheticScene]:
@@ -63,22 +63,28 @@ def longer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
     return make_works(tmp_path_factory.mktemp("all"), scenes(ALL), layout="balanced", freq="5D")
 
 
-def leave_behind(work: Work, store: Path, cluster: RealCluster, moments: random.Random) -> str:
-    """Kill a client mid-run; the name of its worker, which stands still in the middle of a task."""
-    (name,) = cluster.with_workers(1)
+def leave_behind(work: Work, top: Path, cluster: RealCluster, moments: random.Random) -> tuple[str, Path]:
+    """Kill a client mid-run; the name of its worker, which stands still in the middle of a task, and the store."""
+    for store in (top / f"try{i}" for i in range(MOST_ROUNDS)):
+        (name,) = cluster.with_workers(1)
+        if _leave_behind(work, store, cluster, moments, name):
+            return name, store
+        cluster.kill(name)
+    pytest.fail("the command had ended before it was killed, again and again")
+
+
+def _leave_behind(work: Work, store: Path, cluster: RealCluster, moments: random.Random, name: str) -> bool:
+    """Whether it was killed in the middle."""
     client, watch = start(work.command(store, cluster.address)), Watch(store=store)
     n, jitter_s = draw_moment(moments, work.total)
     watch.until(n, client)
     time.sleep(jitter_s)
-    while True:
-        cluster.busy_one([name])
+    while cluster.busy_one([name], client):
         cluster.stop(name)
         if not in_its_put(store):
             break
         cluster.go_on(name)
-    assert kill_group(client)
-    assert 0 < len(finished_regions(store)) < work.total
-    return name
+    return kill_group(client) and 0 < len(finished_regions(store)) < work.total
 
 
 def in_its_put(store: Path) -> bool:
@@ -102,13 +108,13 @@ def test_a_left_over_worker_that_wakes_up_beside_the_same_command_does_no_harm(
     verb: str, shorter: dict[str, Work], cluster: RealCluster, tmp_path: Path
 ) -> None:
     work, moments = shorter[verb], random.Random(f"beside {verb}")  # noqa: S311 - no secret
-    name = leave_behind(work, tmp_path, cluster, moments)
-    second = start(work.command(tmp_path))
-    until_half(work, tmp_path, second, moments)
+    name, store = leave_behind(work, tmp_path, cluster, moments)
+    second = start(work.command(store))
+    until_half(work, store, second, moments)
     cluster.go_on(name)
     finish(second)
     cluster.let_end(name)
-    assert same_store(tmp_path, work.undisturbed)
+    assert same_store(store, work.undisturbed)
 
 
 @pytest.mark.parametrize("verb", ["convert", "compose"])
@@ -116,8 +122,8 @@ def test_a_left_over_worker_that_wakes_up_after_the_same_command_writes_the_same
     verb: str, shorter: dict[str, Work], cluster: RealCluster, tmp_path: Path, tell: Tell
 ) -> None:
     work, moments, again = shorter[verb], random.Random(f"after {verb}"), 0  # noqa: S311 - no secret
-    for store in (tmp_path / str(i) for i in range(MOST_ROUNDS)):
-        name = leave_behind(work, store, cluster, moments)
+    for top in (tmp_path / str(i) for i in range(MOST_ROUNDS)):
+        name, store = leave_behind(work, top, cluster, moments)
         run(work.command(store))
         assert same_store(store, work.undisturbed)
         before = versions(store)
@@ -136,15 +142,18 @@ def test_the_same_command_on_the_same_cluster_goes_on_beside_tasks_of_a_dead_cli
 ) -> None:
     """Nobody stops the worker here; the scheduler gives it tasks of both clients."""
     work, moments = shorter["convert"], random.Random("same cluster")  # noqa: S311 - no secret
-    (name,) = cluster.with_workers(1)
-    first, second = start(work.command(tmp_path, cluster.address)), start(work.command(tmp_path, cluster.address), gate=True)
-    Watch(store=tmp_path).until(draw_moment(moments, work.total)[0], first)
-    cluster.busy_one([name])
-    assert kill_group(first)
-    output, _ = second.communicate("\n", timeout=120)
-    assert second.returncode == 0, output
-    assert reports(tmp_path)[-1]["regions_skipped"] > 0
-    assert same_store(tmp_path, work.undisturbed)
+    for store in (tmp_path / str(i) for i in range(MOST_ROUNDS)):
+        (name,) = cluster.with_workers(1)
+        first, second = start(work.command(store, cluster.address)), start(work.command(store, cluster.address), gate=True)
+        Watch(store=store).until(draw_moment(moments, work.total)[0], first)
+        proved = cluster.busy_one([name], first) and kill_group(first)
+        output, _ = second.communicate("\n", timeout=120)
+        assert second.returncode == 0, output
+        assert same_store(store, work.undisturbed)
+        if proved:
+            break
+    assert proved, "the first command had ended before it was killed, again and again"
+    assert reports(store)[-1]["regions_skipped"] > 0
 
 
 @pytest.mark.parametrize("verb", ["convert", "compose"])
@@ -152,9 +161,9 @@ def test_a_left_over_worker_never_takes_dates_away_from_a_longer_run_that_has_en
     verb: str, shorter: dict[str, Work], longer: dict[str, Work], cluster: RealCluster, tmp_path: Path, tell: Tell
 ) -> None:
     moments, refused = random.Random(f"longer {verb}"), 0  # noqa: S311 - no secret
-    for store in (tmp_path / str(i) for i in range(MOST_ROUNDS)):
+    for top in (tmp_path / str(i) for i in range(MOST_ROUNDS)):
         cluster.with_workers(0)
-        name = leave_behind(shorter[verb], store, cluster, moments)
+        name, store = leave_behind(shorter[verb], top, cluster, moments)
         run(longer[verb].command(store))
         assert same_store(store, longer[verb].undisturbed)
         before = versions(store)
@@ -175,13 +184,13 @@ def test_a_left_over_worker_that_wakes_up_beside_a_longer_run_takes_no_dates_awa
 ) -> None:
     """Where it finishes a region first, the longer run may stop and name it; the longer command again goes on."""
     moments = random.Random(f"longer beside {verb}")  # noqa: S311 - no secret
-    name = leave_behind(shorter[verb], tmp_path, cluster, moments)
-    process = start(longer[verb].command(tmp_path))
-    until_half(longer[verb], tmp_path, process, moments)
+    name, store = leave_behind(shorter[verb], tmp_path, cluster, moments)
+    process = start(longer[verb].command(store))
+    until_half(longer[verb], store, process, moments)
     cluster.go_on(name)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0 or "newer plan" in output, output
     cluster.let_end(name)
     tell(f"{verb}: a longer run beside a left-over worker {'ended well' if process.returncode == 0 else 'was stopped by it'}")
-    run(longer[verb].command(tmp_path))
-    assert same_store(tmp_path, longer[verb].undisturbed)
+    run(longer[verb].command(store))
+    assert same_store(store, longer[verb].undisturbed)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -28,6 +26,7 @@ from eocube.model.recipe import Arrays, Binding, Cost, OnError
 from eocube.model.window import Window
 from eocube.testing.stac import make_grid
 from eocube.testing.stores import cut_plan
+from tests.slow.killing import Tell, real_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]
 
@@ -95,23 +94,12 @@ class Sample(NamedTuple):
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[tuple[str, dict[str, list[psutil.Process]]]]:
     """A scheduler and two workers of one thread each, as processes of their own: the address, and who they are."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
-    address, started = f"tcp://127.0.0.1:{port}", []
-    worker = ("worker", address, "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--no-nanny")
-    commands = (("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"), worker, worker)
-    try:
-        for i, (kind, *args) in enumerate(commands):
-            with (tmp_path / f"{i}.log").open("wb") as log:
-                command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *args]
-                started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path))
-        seen = [psutil.Process(p.pid) for p in started]
-        yield address, {"scheduler": seen[:1], "worker": seen[1:], "driver": [psutil.Process()]}
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+    with real_cluster(tmp_path) as running:
+        workers = [psutil.Process(p.pid) for p in running.with_workers(2).values()]
+        yield (
+            running.address,
+            {"scheduler": [psutil.Process(running.scheduler.pid)], "worker": workers, "driver": [psutil.Process()]},
+        )
 
 
 class Watch:
@@ -173,7 +161,7 @@ def test_short_tasks_that_share_a_value_are_spread_over_all_workers(
 
 
 def test_the_scheduler_and_all_memory_stay_flat_over_20_000_tasks(
-    cluster: tuple[str, dict[str, list[psutil.Process]]], tmp_path: Path, record_property: Any
+    cluster: tuple[str, dict[str, list[psutil.Process]]], tmp_path: Path, tell: Tell
 ) -> None:
     address, processes = cluster
     plan = tiny_plan(tmp_path / "store")
@@ -194,9 +182,8 @@ def test_the_scheduler_and_all_memory_stay_flat_over_20_000_tasks(
     assert len(late) > 40, "too few samples to say anything"
     most = max(s.tasks for s in under_way)
     growth = {kind: max(getattr(s, kind) for s in late) - getattr(late[0], kind) for kind in GROWTH_MB}
-    record_property("ms a task", report.seconds / TASKS * 1e3)
-    record_property("most tasks on the scheduler", most)
-    record_property("growth in MB", growth)
+    grew = ", ".join(f"{kind} {mb:.1f} MB" for kind, mb in growth.items())
+    tell(f"{TASKS} tasks, {report.seconds / TASKS * 1e3:.1f} ms each; most on the scheduler {most}; growth {grew}")
     assert most <= MOST_ON_SCHEDULER
     for kind, most_mb in GROWTH_MB.items():
         assert growth[kind] < most_mb, f"{kind} grew by {growth[kind]:.1f} MB"
