@@ -17,14 +17,19 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL: dict[str, dict[str, Any]] = {
     "convert": {"DATES": 2, "EDGE_PX": 512, "BLOCK_PX": 256, "SHAPE": (2, 4, 512, 512), "REPEATS": 1},
     "overhead": {"TASKS": 10, "ROUNDS": 1, "CLUSTER_TASKS": 40, "CLUSTER_ROUNDS": 1},
+    "memory": {"BLOCK_PX": 256, "SCENES": {"wide": (1, 512), "deep": (16, 256)}, "TIMES": 1},
 }
-KEYS = {"bench", "unit", "ours", "floor", "peers", "to_floor", "to_best_peer", "goal", "met"}
+ARGUMENTS = {"memory": ("convert.patch", "stored.median")}
+"""Rows to make; without any, all."""
+
+KEYS = {"bench", "unit", "ours", "floor", "peers", "to_floor", "to_best_peer", "goal", "met", "peak_mb"}
 
 
 @pytest.fixture
 def benchmark(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A benchmark's module with less to do."""
     monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", [request.param, *ARGUMENTS.get(request.param, ())])
     module = importlib.import_module(request.param)
     for name, value in SMALL[request.param].items():
         assert hasattr(module, name)
