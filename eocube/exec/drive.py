@@ -301,7 +301,7 @@ def _withdraw_row(blobs: Blobs, state: _CubeState, batch: Iterable[RegionTask], 
     """Before regions are written again under the keys that they had: delete the part that follows from those keys.
 
     Killed after the last of them, this run would otherwise leave a part whose name says that it counts them, and which does not.
-    An append asks for other keys.
+    The part of a cube that an append makes longer stays: it is true of the older cube, which is there until the append is whole.
     """
     again = any(not task.replaces or any(m.key == task.key for m in task.replaces) for task in batch)
     stem = cube_stem(state.plan.job.cube, state.plan.job.product)

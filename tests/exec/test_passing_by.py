@@ -227,8 +227,9 @@ def test_a_cube_with_an_unwritten_region_has_no_row() -> None:
     assert len(rows()) == 1
 
 
-def test_an_append_that_stops_keeps_the_row_of_the_older_cube() -> None:
-    write(plan(SERIES[:5]))
+@pytest.mark.parametrize("first", [4, 5], ids=["into new shards", "into the last shards"])
+def test_an_append_that_stops_keeps_the_row_of_the_older_cube(first: int) -> None:
+    write(plan(SERIES[:first]))
     before = rows()
     write(plan(), limit=1)
     assert rows() == before
