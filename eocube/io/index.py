@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from odc.geo.geobox import GeoBox
 
 from eocube.io.blobs import Blobs
+from eocube.io.parquet import read_parquet
 from eocube.model.frame import Frame
 from eocube.model.hashing import digest
 from eocube.model.hooks import kill_hook
@@ -221,7 +222,7 @@ def _rows_of_index(blobs: Blobs) -> dict[str, pa.Table]:
     """Part → its row, of the parts that the index says it was made of; nothing where it cannot be read or is of another form."""
     body = blobs.get(INDEX)
     try:
-        table = pq.read_table(io.BytesIO(body or b""), page_checksum_verification=True)
+        table = read_parquet(body or b"")
         names = table.column(PART).to_pylist()
         rows = table.select(SCHEMA.names)
         rows.cast(SCHEMA)
@@ -234,7 +235,7 @@ def _read_parts(blobs: Blobs, names: Sequence[str]) -> dict[str, pa.Table]:
     """Part → its row; a part that was replaced since the listing is left out."""
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         bodies = zip(names, pool.map(blobs.get, names), strict=True)
-        return {name: pq.read_table(io.BytesIO(body)) for name, body in bodies if body is not None}
+        return {name: read_parquet(body) for name, body in bodies if body is not None}
 
 
 def join_parts(parts: Mapping[str, pa.Table]) -> tuple[pa.Table, list[str]]:
@@ -253,7 +254,7 @@ def join_parts(parts: Mapping[str, pa.Table]) -> tuple[pa.Table, list[str]]:
 def read_index(blobs: Blobs) -> pa.Table:
     """The compacted index as an Arrow table (empty where nothing is finished yet); geometry stays WKB."""
     body = blobs.get(INDEX)
-    return SCHEMA.empty_table() if body is None else pq.read_table(io.BytesIO(body), columns=SCHEMA.names)
+    return SCHEMA.empty_table() if body is None else read_parquet(body, columns=SCHEMA.names)
 
 
 def _parquet(table: pa.Table) -> bytes:
