@@ -34,7 +34,7 @@ class Executor(Protocol):
     """Runs tasks. ``share`` hands over once what all tasks of a cube have in common."""
 
     def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
-        """A token for ``value`` that :meth:`run` turns back into it inside each task; shipped to a worker once."""
+        """A token for ``value`` that :meth:`run` turns back into it inside each task; shipped to a worker, not with each task."""
 
     def run(
         self, func: Callable[[Any, Any], Any], tasks: Iterable[tuple[Any, Any]], *, resource: Resource = "CPU"
