@@ -10,6 +10,7 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]
 import numpy as np
 import pytest
+import requests
 
 from eocube.errors import EocubeError, StoreNotFoundError
 from eocube.exec.executors import connect
@@ -37,7 +38,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def options(server: str) -> Iterator[dict[str, Any]]:
-    """Storage options of an empty bucket."""
+    """Storage options of an empty bucket: moto keeps what other modules of this process left, so it is cleared first."""
+    requests.post(f"{server}/moto-api/reset", timeout=10).raise_for_status()
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     client = boto3.client("s3", endpoint_url=server, region_name="us-east-1", **keys)
     client.create_bucket(Bucket="bucket")
