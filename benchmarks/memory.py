@@ -250,6 +250,7 @@ CASES = (
     Case("median", _then(_stac(48, scl=True), eocube.mask_clouds, _monthly), "map"),
     Case("median.balanced", _then(_stac(48, scl=True), eocube.mask_clouds, _monthly)),
     Case("median.float32", _then(_stac(48, scl=True), eocube.mask_clouds, eocube.to_reflectance, _monthly), "map"),
+    Case("median.32_mb", _then(_stac(48, scl=True), eocube.mask_clouds, _monthly), "map", max_mb=32),
     Case("median.64_mb", _then(_stac(48, scl=True), eocube.mask_clouds, _monthly), "map", max_mb=64),
     Case("index", _then(_stac(16), _ndvi)),
     Case("halo", _then(_stac(8), _smooth)),
