@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from eocube.io.heap import trim
+
+_HUGE = "NUMPY_MADVISE_HUGEPAGE"
 
 
 def status_mb(key: str) -> float:
@@ -30,7 +36,7 @@ class Peak:
     """Size of this process before, and the highest meanwhile."""
 
     def __init__(self) -> None:
-        self.before_mb, self.mb, self.how = status_mb("VmRSS"), 0.0, ""
+        self.before_mb, self.mb, self.how = 0.0, 0.0, ""
 
     @property
     def grown_mb(self) -> float:
@@ -39,7 +45,13 @@ class Peak:
 
     @contextmanager
     def watched(self) -> Iterator[Peak]:
-        """Clear the kernel's high-water mark and read it afterwards; sample each millisecond where it cannot be cleared."""
+        """Clear the kernel's high-water mark and read it afterwards; sample each millisecond where it cannot be cleared.
+
+        Free pages go back first, as they do at the end of a bigger task under a nanny: what takes them again counts.
+        """
+        gc.collect()
+        trim()
+        self.before_mb = status_mb("VmRSS")
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:
@@ -47,9 +59,11 @@ class Peak:
             ended = threading.Event()
             sampler = threading.Thread(target=self._sample, args=(ended,))
             sampler.start()
-            yield self
-            ended.set()
-            sampler.join()
+            try:
+                yield self
+            finally:
+                ended.set()
+                sampler.join()
         else:
             self.how = "VmHWM"
             yield self
@@ -65,12 +79,30 @@ def in_new_process(act: Callable[..., Any], *args: Any) -> Any:
     """What a function returns in a process that nothing was done in yet."""
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("spawn").Process(target=_answer, args=(there, act, *args))
-    process.start()
+    with plain_memory():
+        process.start()
     there.close()
     try:
         return here.recv()
     finally:
         process.join()
+
+
+@contextmanager
+def plain_memory() -> Iterator[None]:
+    """Processes that start meanwhile have no settings of glibc's heap (Dask's nanny leaves its own behind) and no huge pages.
+
+    NumPy asks for those. The kernel then fills free memory between arrays with them, whenever it comes to it.
+    """
+    found = {k: v for k, v in os.environ.items() if k.startswith(("MALLOC_", "GLIBC_TUNABLES", _HUGE))}
+    for key in found:
+        del os.environ[key]
+    os.environ[_HUGE] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[_HUGE]
+        os.environ.update(found)
 
 
 def _answer(there: Any, act: Callable[..., Any], *args: Any) -> None:

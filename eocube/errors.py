@@ -94,7 +94,7 @@ class SettingsError(EocubeError, ValueError):
         listed = "; ".join(f"{name}: stored {stored}, asked {asked}" for name, (stored, asked) in differences.items())
         super().__init__(
             f"{what} was made with other settings than this run asks for ({listed}). Write to another store or product, or "
-            "delete it first (--rebuild in convert and compose)."
+            "delete it first (--rebuild in convert and compose, rebuild=True in write_cube)."
         )
 
 
@@ -105,7 +105,7 @@ class LateDateError(EocubeError, ValueError):
         self.cube, self.date, self.last = cube, date, last
         super().__init__(
             f"Date {date} is older than the last date {last} of cube {cube!r}, and is not in it. Dates are only appended; "
-            f"pass --rebuild {cube} to write this cube anew."
+            f"pass --rebuild {cube} to write this cube anew (rebuild=True in write_cube)."
         )
 
 
@@ -113,14 +113,19 @@ class StalePlanError(EocubeError, RuntimeError):
     """A plan knows less than the store already holds: going on would take dates away."""
 
 
+NO_HREF = "(no href)"
+"""In place of an address: the item has no such asset."""
+
+
 class AssetReadError(EocubeError, OSError):
     """One file could not be read."""
 
     def __init__(self, href: str, item_id: str, asset: str, reason: str):
         self.href, self.item_id, self.asset, self.reason = href, item_id, asset, reason
+        mend = "Complete the item" if href == NO_HREF else "Mend the file"
         super().__init__(
             f"Asset {asset!r} of item {item_id!r} could not be read from {href}: {reason.rstrip('. ')}. "
-            "Mend the file and run again, or pass errors='skip' (--errors skip) to list it and go on."
+            f"{mend} and run again, or pass errors='skip' (--errors skip) to list it and go on."
         )
 
 
@@ -129,19 +134,18 @@ class StoreNotFoundError(EocubeError, FileNotFoundError):
 
     def __init__(self, url: str, what: str = "store"):
         self.url, self.what = url, what
-        super().__init__(
-            f"No eocube {what} at {url}: no zarr.json was found there. Check the address; `eocube info` lists cubes."
-        )
+        listed = "; `eocube info STORE` lists cubes" if what == "cube" else ""
+        super().__init__(f"No eocube {what} at {url}: no zarr.json was found there. Check the address{listed}.")
 
 
 class StoreReadError(EocubeError, OSError):
-    """An object store did not answer, or refused."""
+    """An object store, or a folder, did not answer or refused."""
 
     def __init__(self, url: str, key: str, reason: str):
         self.url, self.key, self.reason = url, key, reason
-        super().__init__(
-            f"{key!r} could not be read from {url}: {reason.strip()}. Check the address, the credentials and the network."
-        )
+        remote = "://" in url and not url.startswith("file://")
+        check = "the address, the credentials and the network" if remote else "the path, its permissions and the disk"
+        super().__init__(f"{key!r} could not be read from {url}: {reason.strip()}. Check {check}.")
 
 
 class StoreWriteError(EocubeError, OSError):

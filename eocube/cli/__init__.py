@@ -18,7 +18,7 @@ from eocube.cli.stores import audit, index, info
 app = typer.Typer(
     name="eocube",
     help="Earth-observation corpora into Zarr datacubes, and everything you do next on them.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with failures listed.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done with failures listed, 130 Ctrl-C, 143 SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

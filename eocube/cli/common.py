@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,8 +22,8 @@ from eocube.errors import ArgumentError, EocubeError, UnknownNameError
 if TYPE_CHECKING:
     from eocube.exec.drive import CubePlan, RunReport
 
-DONE, FAILED, WRONG_USAGE, WITH_FAILURES, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes; the last is the shell's own for Ctrl-C."""
+DONE, FAILED, WRONG_USAGE, WITH_FAILURES, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+"""Exit codes; the last two are the shell's own for Ctrl-C and for SIGTERM."""
 
 MAX_COUNTED = 1_000
 """Cubes that are planned ahead to know how much there is to do; in a longer run the total grows as it goes."""
@@ -77,6 +80,10 @@ Rebuild = Annotated[
     ),
 ]
 Layout = Annotated[LayoutName, typer.Option(help="Declared use: dates in a shard are 1, 4, 16 or 64.")]
+CorpusLayout = Annotated[
+    LayoutName | None,
+    typer.Option(help="Declared use: dates in a shard are 1, 4, 16 or 64.", show_default="as the corpus has it, else balanced"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +100,17 @@ class RunFlags:
     storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def names(given: Iterable[str] | None) -> list[str] | None:
-    """``--bands red,nir --bands scl`` → [red, nir, scl]; None where nothing was given."""
-    found = [n.strip() for text in given or () for n in text.split(",") if n.strip()]
+def names(given: Iterable[str] | None, option: str = "The list") -> list[str] | None:
+    """``--bands red,nir --bands scl`` → [red, nir, scl]; None where the option was not given.
+
+    ArgumentError where it was given without a name: a shell's variable that is not set must not mean all.
+    """
+    found = []
+    for text in given or ():
+        listed = [n.strip() for n in text.split(",") if n.strip()]
+        if not listed:
+            raise ArgumentError(f"{option} {text!r} has no name in it. Give names by commas, or leave the option out for all.")
+        found += listed
     return found or None
 
 
@@ -152,19 +167,49 @@ _OPTION_KINDS = (
 )
 """Kinds of UnknownNameError whose names are the values of an argument or option."""
 
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as batch systems and containers end a process: taken as Ctrl-C is."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM raises inside what Ctrl-C would, in the main thread of a process that does nothing else about it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, _: object) -> None:
+        if os.getpid() != process:  # a fork of it ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise TerminatedError("SIGTERM")
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 Function = TypeVar("Function", bound=Callable[..., None])
 
 
 def verb(function: Function) -> Function:
     """A command whose errors end in a line on stderr and exit code 1, or 2 for a wrong value; with ``--json`` also in an object.
 
-    Those are errors of eocube and of the system (permissions, network); anything else is a defect and keeps its traceback.
+    Those are errors of eocube and of the system (permissions, network); anything else is a defect and keeps its traceback. Ctrl-C
+    and SIGTERM end it in the shell's codes for them, after what it does about them (a report of the run).
     """
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
         try:
-            function(*args, **kwargs)
+            with _sigterm_interrupts():
+                function(*args, **kwargs)
         except BrokenPipeError:
             raise  # `eocube info STORE | head`: typer leaves quietly
         except WrongValueError as e:
@@ -172,9 +217,11 @@ def verb(function: Function) -> Function:
         except (EocubeError, OSError) as e:
             wrong = isinstance(e, ArgumentError) or (isinstance(e, UnknownNameError) and e.kind in _OPTION_KINDS)
             fail(e, as_json=bool(kwargs.get("as_json")), code=WRONG_USAGE if wrong else FAILED)
-        except KeyboardInterrupt:
-            typer.echo("Interrupted. The same command again goes on where this one was.", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as e:
+            ended, code = ("Terminated", TERMINATED) if isinstance(e, TerminatedError) else ("Interrupted", INTERRUPTED)
+            how = " ".join(getattr(e, "__notes__", [])) or "The same command again goes on where this one was."
+            typer.echo(f"{ended}. {how}", err=True)
+            raise typer.Exit(code) from None
 
     return run  # type: ignore[return-value]
 
@@ -219,30 +266,32 @@ def carry_out(what: str, store: str, plans: Iterable[CubePlan], flags: RunFlags,
 
     ``run`` goes to :func:`eocube.jobs.write.run_plans` (``store_attrs``, ``resource``, ``run``, ``group``).
     """
-    from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
+    from eocube.jobs.rebuild import delete_for_rebuild, rebuilding, refuse_retry_with_rebuild
 
     refuse_retry_with_rebuild(retry=flags.retry, rebuild=flags.rebuild)
     if flags.plan:
         _show_plan(store, plans, flags)
         return
     from eocube.cli.progress import region_progress
-    from eocube.exec.executors import as_executor
+    from eocube.exec.executors import as_executor, settle_own_process
     from eocube.jobs.write import run_plans
 
+    settle_own_process()
     # The executor first: where there is none, nothing is deleted.
     with closing(as_executor(flags.cluster)) as executor, region_progress(what) as progress:
         if flags.rebuild:
             plans = delete_for_rebuild(store, plans, flags.rebuild, storage_options=flags.storage_options)
-        report = run_plans(
-            store,
-            _counted(plans, progress.expect, flags),
-            executor=executor,
-            limit=flags.limit,
-            retry=flags.retry,
-            storage_options=flags.storage_options,
-            on_done=progress.done,
-            **run,
-        )
+        with rebuilding(flags.rebuild):
+            report = run_plans(
+                store,
+                _counted(plans, progress.expect, flags),
+                executor=executor,
+                limit=flags.limit,
+                retry=flags.retry,
+                storage_options=flags.storage_options,
+                on_done=progress.done,
+                **run,
+            )
     end(report, flags)
 
 
@@ -250,20 +299,25 @@ def _show_plan(store: str, plans: Iterable[CubePlan], flags: RunFlags) -> None:
     """What a run would do; an error where it would be refused."""
     from dataclasses import asdict
 
-    from eocube.jobs.plan import Plan
+    from eocube.jobs.plan import sum_up
     from eocube.jobs.rebuild import choose_cubes, stored_cubes
+    from eocube.jobs.roots import require_target, require_writable
 
-    plan = Plan(list(plans))
-    rebuild = choose_cubes(flags.rebuild, plan.cubes)
-    plan = plan.remaining(retry=flags.retry, rebuild=rebuild)
-    summary = (plan if flags.limit is None else plan.head(flags.limit)).summary()
+    require_target(store, flags.storage_options, retry=flags.retry)
+    require_writable(store)
+    rebuild = []
+    if flags.rebuild:  # its names are looked for among all cubes first
+        plans = list(plans)
+        rebuild = choose_cubes(flags.rebuild, plans)
+    found = sum_up(plans, retry=flags.retry, rebuild=rebuild, limit=flags.limit)
     deleted = ["/".join(c) for c in stored_cubes(store, rebuild, storage_options=flags.storage_options)]
     if flags.as_json:
-        print_json({"ok": True, "plan": asdict(summary), "deleted_first": deleted})
+        print_json({"ok": True, "plan": asdict(found.summary), "deleted_first": deleted, "regions_left_out": found.left_out})
         return
     from eocube.cli.show import many
 
-    typer.echo(f"{many(len(plan.cubes), 'cube')}: {summary}")
+    typer.echo(f"{many(found.cubes, 'cube')}: {found.summary}")
+    _tell_left_out(found.left_out)
     if flags.rebuild:
         typer.echo(
             f"Deleted first: {', '.join(deleted)}" if deleted else "Nothing to delete first: none of them is in the store."
@@ -304,5 +358,21 @@ def end(report: RunReport, flags: RunFlags) -> None:
         from eocube.cli.show import show_run
 
         show_run(report)
+        _tell_left_out(report.regions_left_out, at_least=report.stopped_at_limit)
+        if flags.rebuild and (report.failed or report.stopped_at_limit):
+            from eocube.jobs.rebuild import AFTER_REBUILD
+
+            typer.echo(AFTER_REBUILD)
     if not report.ok:
         raise typer.Exit(WITH_FAILURES)
+
+
+def _tell_left_out(n: int, *, at_least: bool = False) -> None:
+    """What ``--retry`` passes by that is not finished."""
+    if n:
+        from eocube.cli.show import many
+
+        some = f"{'At least ' if at_least else ''}{many(n, 'region')} more {'is' if n == 1 else 'are'} not written"
+        typer.echo(
+            f"{some}, and no file of theirs failed, so --retry leaves them out: the same command without --retry writes them."
+        )

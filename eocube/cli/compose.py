@@ -47,7 +47,7 @@ def compose(
         limit=limit,
         errors=errors,
         retry=retry,
-        rebuild=tuple(names(rebuild) or ()),
+        rebuild=tuple(names(rebuild, "--rebuild") or ()),
         cluster=cluster,
         as_json=as_json,
         storage_options=options_of(storage_option),
@@ -63,5 +63,13 @@ def compose(
         "freq": None if freq == "none" else freq,
         "method": method,
     }
-    plans = plan_compose(store, out, sites=names(sites), products=names(products), suffix=suffix, settings=settings, steps=steps)
+    plans = plan_compose(
+        store,
+        out,
+        sites=names(sites, "--sites"),
+        products=names(products, "--products"),
+        suffix=suffix,
+        settings=settings,
+        steps=steps,
+    )
     carry_out("compose", out, plans, flags, store_attrs=store_attrs(store, flags.storage_options))

@@ -27,14 +27,22 @@ def corpora(*, as_json: common.AsJson = False) -> None:
 @verb
 def sample(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the sample: see `eocube corpora`.")],
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where samples are kept.")] = ".",
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where samples are kept; of a synthetic one its own.")] = ".",
     *,
+    sites: Annotated[int | None, typer.Option(min=1, help="worldstrat, rapidai4eo: how many sites.", show_default="4")] = None,
+    dates: Annotated[
+        int | None, typer.Option(min=1, help="worldstrat, rapidai4eo: dates of a site.", show_default="16, 146")
+    ] = None,
+    defects: Annotated[
+        list[str] | None, typer.Option(metavar="NAMES", help="Known defects of the real corpus to write too.")
+    ] = None,
+    zipped: Annotated[bool, typer.Option("--zipped", help="worldstrat: .zip archives instead of folders.")] = False,
     as_json: common.AsJson = False,
 ) -> None:
-    """Unpack real files that ship with eocube, and print the path of the one to open."""
+    """Unpack real files that ship with eocube, or write a SYNTHETIC copy of a corpus, and print the path to open."""
     from eocube import sample_corpus
 
-    path = sample_corpus(name, folder)
+    path = sample_corpus(name, folder, sites=sites, dates=dates, defects=common.names(defects, "--defects") or (), zipped=zipped)
     if as_json:
         print_json({"ok": True, "path": str(path)})
     else:

@@ -119,20 +119,10 @@ def show_audit(report: AuditReport) -> None:
     show_table("", ["cube", "region", "problem", "object", "what"], rows)
     if len(rows) < min(len(report.rows), MAX_ROWS):
         out.print(f"The first {MAX_ALIKE} of each problem of a cube are shown; --json lists them all.")
-    if not report.ok:
-        out.print("The command that wrote a cube, run again, writes its unfinished regions.")
-    damaged = next((r for r in report.rows if r.problem in _DAMAGED), None)
-    if damaged is not None:
-        out.print(
-            "A damaged region has its marker, so no run looks at it again. Delete that (here "
-            f"markers/{damaged.cube}/{damaged.product}/{damaged.region}/) and run the same command: it writes this region alone. "
-            f"Or write the whole cube anew: --rebuild {damaged.cube}/{damaged.product}.",
-            soft_wrap=True,
-        )
-
-
-_DAMAGED = ("missing", "size", "digest", "not_empty", "undecodable", "counts")
-"""Problems of the pixels of one region."""
+    if report.ok:
+        out.print("Everything else is as its markers say.")
+    for told in report.advice:
+        out.print(printable(told), soft_wrap=True)
 
 
 def _first_of_each(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
@@ -149,19 +139,34 @@ def _first_of_each(rows: Iterable[AuditRow]) -> Iterator[AuditRow]:
 
 
 def show_store(store: Mapping[str, Any]) -> None:
-    """The cubes of the index, then those that are under way."""
+    """The rows of the index, a site of a cube each, then cubes that are under way."""
     out = console()
-    rows = [_index_row(r) for r in store["cubes"]]
-    title = f"{many(len(rows), 'cube')} in {store['url']}"
+    lost = {(r["cube"], r["product"]): r["regions"] - r["regions_done"] for r in store["under_way"] or ()}
+    rows = [_index_row(r, lost.get((r["cube"], r["product"]), 0)) for r in store["cubes"]]
+    if any(r["cube"] != r["site"] for r in store["cubes"]):
+        rows = [{"site": row["site"], "cube": r["cube"], **row} for row, r in zip(rows, store["cubes"], strict=True)]
+    title = f"{_held(store)} in {store['url']}"
     if not rows or fits(rows, out.width):
         show_table(title, list(rows[0]) if rows else [], (list(r.values()) for r in rows))
     else:
         out.print(title, style="italic", soft_wrap=True)
         _show_blocks(rows)
-    if store["under_way"]:
-        _show_under_way(store["under_way"])
+    whole = [r for r in store["under_way"] or () if r["regions_done"] == r["regions"]]
+    begun = [r for r in store["under_way"] or () if r["regions_done"] < r["regions"]]
+    if begun:
+        _show_under_way(begun)
+    if unlisted := [*whole, *(store["not_indexed"] or ())]:
+        title = f"cubes/ has {many(len(unlisted), 'cube')} that the index does not have; `eocube index {store['url']}` makes it:"
+        _show_names(title, unlisted)
     if store["appends_under_way"]:
         _show_appends(store["appends_under_way"])
+
+
+def _held(store: Mapping[str, Any]) -> str:
+    """How many cubes there are, and sites where several lie in one: ``2 cubes with 5 sites``."""
+    cubes, sites = store["n_cubes"], store["n_sites"]
+    lying = "" if cubes == len(store["cubes"]) else f" with {many(sites, 'site')}"
+    return f"{many(cubes, 'cube')}{lying}"
 
 
 def fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
@@ -171,15 +176,16 @@ def fits(rows: Sequence[Mapping[str, Any]], width: int) -> bool:
 
 
 def _show_blocks(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A few lines for each cube."""
+    """A few lines for each site of a cube."""
     out = console()
     for r in rows[:MAX_ROWS]:
-        out.print(f"{r['site']}/{r['product']}", style="bold", soft_wrap=True)
+        lies_in = f" in cube {r['cube']}" if r.get("cube", r["site"]) != r["site"] else ""
+        out.print(f"{r['site']}/{r['product']}{lies_in}", style="bold", soft_wrap=True)
         out.print(f"  {r['dates']} dates, {r['first']} to {r['last']}; {r['bands']}")
         clear = f", {r['clear']} clear" if r["clear"] else ""
         out.print(f"  {r['size']} px of {r['pixel']}, {r['CRS']}, {r['dtype']}{clear}")
         if r["unfinished"]:
-            out.print(f"  {many(r['unfinished'], 'region')} with files that could not be read (--retry)")
+            out.print(f"  {many(r['unfinished'], 'region')} unfinished (where files could not be read: --retry)")
     if len(rows) > MAX_ROWS:
         out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
 
@@ -196,8 +202,14 @@ def _show_under_way(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _show_appends(rows: Sequence[Mapping[str, Any]]) -> None:
     """Cubes that are whole as they are, and are to have more dates."""
+    _show_names(
+        f"An append to {many(len(rows), 'cube')} has begun and is not finished; the same command, run again, goes on:", rows
+    )
+
+
+def _show_names(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Cubes, a line each."""
     out = console()
-    title = f"An append to {many(len(rows), 'cube')} has begun and is not finished; the same command, run again, goes on:"
     out.print(title, style="italic", soft_wrap=True)
     for r in rows[:MAX_ROWS]:
         out.print(f"{r['cube']}/{r['product']}", soft_wrap=True)
@@ -205,7 +217,8 @@ def _show_appends(rows: Sequence[Mapping[str, Any]]) -> None:
         out.print(f"… and {len(rows) - MAX_ROWS} more (--json lists them)")
 
 
-def _index_row(r: Mapping[str, Any]) -> dict[str, Any]:
+def _index_row(r: Mapping[str, Any], lost: int) -> dict[str, Any]:
+    """A row of the index; ``lost``: regions whose markers are gone since."""
     return {
         "site": r["site"],
         "product": r["product"],
@@ -218,7 +231,7 @@ def _index_row(r: Mapping[str, Any]) -> dict[str, Any]:
         "dtype": r["dtype"],
         "clear": "" if r["clear_fraction"] is None else f"{r['clear_fraction']:.0%}",
         "CRS": r["crs"],
-        "unfinished": r["unfinished_regions"],
+        "unfinished": r["unfinished_regions"] + lost,
     }
 
 

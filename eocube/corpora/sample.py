@@ -1,4 +1,4 @@
-"""The samples that ship inside the package: small real corpora, unpacked to a folder of the user's.
+"""Samples: small real corpora that ship inside the package, unpacked to a folder of the user's, and synthetic ones written there.
 
 A sample is unpacked into a staging folder beside its place, which is then renamed: what stands under its final name is whole,
 whenever a run was killed. The digest of the archive lies inside, so that a second call knows that nothing is left to do.
@@ -13,11 +13,12 @@ import stat
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
-from eocube.errors import CatalogError, StoreWriteError, UnknownNameError
+from eocube.errors import ArgumentError, CatalogError, StoreWriteError, UnknownNameError
 
 DIGEST_FILE = ".eocube-sample.sha256"
 """Name of the file, inside an unpacked sample, that holds the digest of the archive it came from."""
@@ -40,21 +41,45 @@ SAMPLES: dict[str, Sample] = {
 }
 
 
-def sample_corpus(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Unpack a sample that ships with eocube, offline, and say where it is.
+SYNTHETIC = ("rapidai4eo", "worldstrat")
+"""Corpora of which a small synthetic copy can be written, in the true layout."""
+
+DEFAULT_SITES = 4
+
+
+def sample_corpus(
+    name: str,
+    folder: str | os.PathLike[str],
+    *,
+    sites: int | None = None,
+    dates: int | None = None,
+    defects: Sequence[str] = (),
+    zipped: bool = False,
+) -> Path:
+    """Unpack a real sample that ships with eocube, or write a synthetic copy of a corpus, offline, and say where it is.
 
     Parameters
     ----------
     name
         ``"sentinel2"``: 140 dates of Sentinel-2 L2A over 1 km² of forest in Romania, 2015 to 2021, as a STAC catalogue of
-        COGs at 10 m and 20 m in EPSG:3035 (DN uint16, scale 0.0001, offset 0, nodata 0; SCL uint8).
+        COGs at 10 m and 20 m in EPSG:3035 (DN uint16, scale 0.0001, offset 0, nodata 0; SCL uint8). ``"worldstrat"``,
+        ``"rapidai4eo"``: SYNTHETIC files in the layout of these corpora, with the texture of that sample, WorldStrat on real
+        bounds. Their README.txt says so.
     folder
-        Where samples are kept; made if missing. The sample becomes the folder ``name`` in it.
+        Where samples are kept; made if missing. The sample becomes the folder ``name`` in it. A synthetic corpus becomes the
+        folder itself, which must be empty.
+    sites, dates
+        Of a synthetic corpus: how many sites (default 4), and how many dates of each (default all: 16 revisits, 146 dates).
+    defects
+        Known defects of the real corpus to write too, by name (``DEFECTS`` in :mod:`eocube.corpora.worldstrat_sample` and
+        :mod:`eocube.corpora.rapidai4eo_sample`).
+    zipped
+        WorldStrat: .zip archives instead of folders.
 
     Returns
     -------
-    Path of the file to open: ``folder/sentinel2/catalog.json``. An unpacked sample that is whole is left as it is; one from
-    another version of eocube, or with files missing, is replaced.
+    Path to open: ``folder/sentinel2/catalog.json``, or the folder of a synthetic corpus. An unpacked sample that is whole is left
+    as it is; one from another version of eocube, or with files missing, is replaced.
 
     Raises
     ------
@@ -70,13 +95,33 @@ def sample_corpus(name: str, folder: str | os.PathLike[str]) -> Path:
     Contains modified Copernicus Sentinel data 2015-2021. ``ATTRIBUTION.txt`` in the sample says where the files come from,
     what was changed and under which terms (EUPL-1.2) they are passed on.
     """
+    if name in SYNTHETIC:
+        return _synthetic(name, folder, sites or DEFAULT_SITES, dates, defects, zipped=zipped)
     if name not in SAMPLES:
-        raise UnknownNameError("sample", name, SAMPLES, "the samples that ship with eocube")
+        raise UnknownNameError("sample", name, [*SAMPLES, *SYNTHETIC], "the samples that eocube has")
+    if sites is not None or dates is not None or defects or zipped:
+        raise ArgumentError(
+            f"The sample {name!r} ships as it is: sites, dates, defects and zipped are for {', '.join(SYNTHETIC)}."
+        )
     sample = SAMPLES[name]
     target = Path(folder) / name
     with resources.as_file(resources.files("eocube") / "corpora" / "data" / sample.archive) as archive:
         unpack_sample(archive, target)
     return target / sample.entry
+
+
+def _synthetic(
+    name: str, folder: str | os.PathLike[str], sites: int, dates: int | None, defects: Sequence[str], *, zipped: bool
+) -> Path:
+    if name == "worldstrat":
+        from eocube.corpora.worldstrat_sample import write_worldstrat
+
+        return write_worldstrat(folder, sites=sites, revisits=dates or 16, defects=defects, zipped=zipped)
+    if zipped:
+        raise ArgumentError("RapidAI4EO is not published in archives: zipped is for worldstrat.")
+    from eocube.corpora.rapidai4eo_sample import write_rapidai4eo
+
+    return write_rapidai4eo(folder, sites=sites, tiles=min(2, sites), dates=dates or 146, defects=defects)
 
 
 def unpack_sample(archive: Path, target: Path) -> None:

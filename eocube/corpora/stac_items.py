@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -229,18 +230,18 @@ def _at_home(asset: Any, base: str) -> Any:
 
 
 def _join(base: str, href: str) -> str:
+    """``href`` of a document at ``base``; a path of this machine becomes absolute, since workers have folders of their own."""
     try:
         scheme = urlsplit(base).scheme
         if scheme in {"http", "https"}:
             return href if href.startswith("/vsi") else urljoin(base, href)
-        if urlsplit(href).scheme or href.startswith("/") or not base:
+        if urlsplit(href).scheme or href.startswith("/"):
             return href
     except ValueError:  # brackets that are no IPv6 address
         return href
-    from posixpath import join, normpath
-
-    scheme, mark, rest = base.rpartition("://")
-    return f"{scheme}{mark}{normpath(join(rest.rpartition('/')[0], href))}"
+    prefix, mark, rest = base.rpartition("://")
+    path = posixpath.join(posixpath.dirname(rest), href)
+    return f"{prefix}{mark}{posixpath.normpath(path)}" if mark else posixpath.abspath(path)
 
 
 def bands_of_item(item: JsonItem) -> list[BandOfFile]:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from eocube.corpora.sentinel2_offset import SHIFT
-from eocube.errors import AssetReadError, RadiometryError, UnknownNameError
+from eocube.errors import NO_HREF, AssetReadError, RadiometryError, UnknownNameError
 from eocube.io.geotiff import GeoTiffReader
-from eocube.io.rasters import Reader
+from eocube.io.rasters import CURL_CACHE_BYTES, RasterInfo, Reader, is_remote
 from eocube.kernels.radiometry import shift_dn
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
@@ -33,6 +33,9 @@ RESAMPLINGS = (
 _DEFAULT_BLOCK = (512, 512)
 _BLOCK_TRIES = 8
 _SNAP_PX = 1e-3
+_GDAL_BLOCKS = 3
+"""Blocks that GDAL holds beside those that it keeps: one coded, one decoded, and one that was looked at before."""
+
 WARP_COPIES = 3
 """Pixels of a window that GDAL's warper holds at most, for each that it gives."""
 
@@ -135,13 +138,18 @@ class StacSource:
     @cached_property
     def block_yx(self) -> tuple[int, int]:
         """See :class:`eocube.model.recipe.Source`: the block of the first file that can be opened, read from its header."""
-        files = dict.fromkeys(a.href for step in self._steps for s in step for a in s.assets.values())
+        return _DEFAULT_BLOCK if self._header is None else self._header.block_yx
+
+    @cached_property
+    def _header(self) -> RasterInfo | None:
+        """Of the first file that can be opened."""
+        files = dict.fromkeys(a.href for a in self._files())
         for _, href in zip(range(_BLOCK_TRIES), files, strict=False):
             try:
-                return self._reader.describe(href).block_yx
+                return self._reader.describe(href)
             except AssetReadError:
                 continue
-        return _DEFAULT_BLOCK
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: self.__dict__[k] for k in ("_frame", "_steps", "_options", "_reader")}
@@ -228,19 +236,42 @@ class StacSource:
         return _touched(box.y0, box.y1, by, ny) * _touched(box.x0, box.x1, bx, nx), by * bx
 
     def scratch_bytes(self, window: Window) -> int:
-        """See :class:`eocube.model.recipe.Scratching`: one file's pixels, once more to shift them, and what decoding it takes."""
+        """See :class:`eocube.model.recipe.Scratching`.
+
+        One file's pixels, once more to shift them, what decoding it takes, and flags of pixels that a later scene may fill.
+        """
         pixels = math.prod(window.shape_yx)
         size = max(np.dtype(v.dtype).itemsize for v in self._frame.variables)
-        file = 2 * pixels * size * self._bands_a_file
-        flags = 2 * pixels * len(self._frame.bands) if any(len(step) > 1 for step in self._steps) else 0
-        return file + flags + max((self._decoding_bytes(grid, window, size) for grid in self._grids), default=0)
+        file = pixels * size * self._bands_a_file * (2 if any(a.dn_shift for a in self._files()) else 1)
+        flags = pixels * len(self._frame.bands) if any(len(step) > 1 for step in self._steps) else 0
+        looking = 3 * flags if self._frame.data.dtype.startswith("float") else flags
+        decoding = max((self._decoding_bytes(grid, window, size) for grid in self._grids), default=0)
+        return max(looking, flags + file + decoding)
 
     def _decoding_bytes(self, grid: GeoBox | None, window: Window, size: int) -> int:
-        """A block as it is coded and decoded; of a file on another grid every block that is needed, and the warper's buffers."""
-        if grid is not None and not _kernel_px(box_on(grid, self._frame.geobox), grid):
+        """A block as it is coded and decoded; where GDAL reads, every block that is needed, and on another grid its buffers.
+
+        GDAL keeps the blocks of an open file, of all its bands where they lie pixel by pixel, and what it fetched.
+        """
+        aligned = grid is not None and not _kernel_px(box_on(grid, self._frame.geobox), grid)
+        if aligned and not self._fetched and self._samples == 1:
             return 2 * size * math.prod(self.block_yx)
         n, block = self._blocks(grid, window)
-        return size * (n * block + WARP_COPIES * math.prod(window.shape_yx))
+        warping = 0 if aligned else WARP_COPIES * math.prod(window.shape_yx)
+        coded = _GDAL_BLOCKS * block * self._samples if aligned or self._samples > 1 else 0
+        fetched = CURL_CACHE_BYTES + size * n * block * self._samples if self._fetched else 0
+        return size * (n * block * self._samples + coded + warping) + fetched
+
+    @cached_property
+    def _fetched(self) -> bool:
+        """Whether GDAL fetches any file."""
+        return any(is_remote(a.href) for a in self._files())
+
+    @cached_property
+    def _samples(self) -> int:
+        """Most bands that a file is known to have: of which any is used, and of the first that can be opened all."""
+        used = max((a.bidx for a in self._files()), default=1)
+        return used if self._header is None else max(used, len(self._header.dtypes))
 
     @cached_property
     def _grids(self) -> list[GeoBox | None]:
@@ -283,7 +314,7 @@ class StacSource:
         on_error: OnError | None,
     ) -> None:
         """One date of some layers: the first scene with data wins, pixel by pixel."""
-        out[:] = v.fill
+        unread = set(range(len(layers)))
         for n, scene in enumerate(step):
             open_px = _is_fill(out, v.fill) if n else None
             if open_px is not None and not open_px.any():
@@ -291,6 +322,12 @@ class StacSource:
             for rows, pixels in self._read_scene(scene, layers, box, v, on_error):
                 for row, values in zip(rows, pixels, strict=True):
                     np.copyto(out[row], values, where=True if open_px is None else open_px[row])
+                unread -= set(rows)
+                del pixels, values  # else they would stay while the next file is read
+            if open_px is None:
+                out[sorted(unread)] = v.fill
+        if not step:
+            out[:] = v.fill
 
     def _read_scene(
         self, scene: Scene, layers: tuple[str, ...], box: GeoBox, v: Variable, on_error: OnError | None
@@ -300,7 +337,7 @@ class StacSource:
         for row, name in enumerate(layers):
             asset = scene.assets.get(name)
             if asset is None:
-                _fail(AssetReadError("(no href)", scene.item_id, name, self._lack(scene, name)), on_error)
+                _fail(AssetReadError(NO_HREF, scene.item_id, name, self._lack(scene, name)), on_error)
             else:
                 files.setdefault(asset.href, []).append(row)
         for rows in files.values():
@@ -311,7 +348,9 @@ class StacSource:
             except AssetReadError as e:
                 _fail(e, on_error)
                 continue
-            yield rows, _shifted(pixels, assets[0], scene, v)
+            pixels = _shifted(pixels, assets[0], scene, v)
+            yield rows, pixels
+            del pixels
 
     def _lack(self, scene: Scene, name: str) -> str:
         """Why an item has no asset for a band or mask, and what to do."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from eocube.io.cubes import CUBES, cube_path, root_attrs
 from eocube.io.markers import MarkerName, delete_markers, list_markers
 from eocube.io.template import EOCUBE_ATTR, ROOT, Template
 from eocube.model.hooks import kill_hook
+from eocube.model.licences import merged, of_store
 from eocube.model.recipe import RECIPE_ATTR
 from eocube.model.spec import FORMAT
 
@@ -57,7 +58,7 @@ def claim(blobs: Blobs, meta: CubeMeta) -> tuple[ClaimKind, list[MarkerName]]:
     a plan with other labels knows less than the store is told by the regions' sources. The second value are the cube's markers.
 
     Raises SettingsError, GridError, LateDateError or StalePlanError where the plan does not fit what is there; nothing is
-    written then.
+    written then. A cube stays in its split: what was trained on would else be tested on.
     """
     root_key = f"{meta.folder}/{ROOT}"
     stored = blobs.get(root_key) or _sweep_markers(blobs, meta)
@@ -100,6 +101,9 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
     if old[EOCUBE_ATTR]["settings_id"] != new[EOCUBE_ATTR]["settings_id"]:
         codecs = {"codec": (_codec(stored), _codec(meta.root))} if _codec(stored) != _codec(meta.root) else {}
         raise SettingsError(f"Cube {name!r} in {where}", _differences(old, new) or codecs or _ids(old, new))
+    was, is_now = (attrs[EOCUBE_ATTR].get("split") for attrs in (old, new))
+    if was not in (None, is_now):
+        raise SettingsError(f"Cube {name!r} in {where}", {"split": (was, is_now)})
     for key, stands, asked in _fixed(old, new):
         if stands != asked:
             raise GridError(f"Cube {name!r} in {where} has {key} {stands}, this run asks for {asked}. Write another product.")
@@ -107,7 +111,8 @@ def compare(stored: bytes, meta: CubeMeta, *, where: str) -> ClaimKind:
         _refuse_earlier_item(name, have, want)
         raise StalePlanError(
             f"Cube {name!r} in {where} holds {len(have)} dates, this run knows {len(set(have) & set(want))} of them. A run never "
-            f"takes dates away; nothing was changed. Run with all dates, or with --rebuild {name} to begin anew."
+            f"takes dates away; nothing was changed. Run with all dates, or with --rebuild {name} "
+            "(rebuild=True in write_cube) to begin anew."
         )
     if want[: len(have)] != have:
         raise LateDateError(name, _iso(min(set(want) - set(have))), _iso(have[-1]))
@@ -221,6 +226,25 @@ def group_json(attributes: dict[str, object]) -> bytes:
     return json.dumps({"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1).encode()
 
 
-def ensure_store(blobs: Blobs, attributes: dict[str, object]) -> None:
-    """The store's own root, put if absent."""
-    blobs.put_new(ROOT, group_json({EOCUBE_ATTR: {"format": FORMAT}, **attributes}))
+def ensure_store(blobs: Blobs, attributes: Mapping[str, object]) -> None:
+    """The store's own root, put if absent; to one that is there its licences and attributions are added."""
+    if not blobs.put_new(ROOT, group_json({EOCUBE_ATTR: {"format": FORMAT}, **attributes})):
+        add_licences(blobs, attributes)
+
+
+def add_licences(blobs: Blobs, found: Mapping[str, Any]) -> None:
+    """Add to the lists of a store's or patch set's root what they lack of ``found``'s; the root is put only where they do.
+
+    Two runs that add others in the same moment may undo each other's, so :func:`eocube.exec.drive.drive` adds its own once more
+    at its end.
+    """
+    wanted = of_store([found])
+    body = blobs.get(ROOT) if any(wanted.values()) else None
+    if body is None:
+        return
+    root = json.loads(body)
+    attrs = root["attributes"]
+    grown = {name: merged(attrs.get(name, ()), texts) for name, texts in wanted.items() if texts}
+    if any(attrs.get(name) != texts for name, texts in grown.items()):
+        root["attributes"] = {**attrs, **grown}
+        blobs.put(ROOT, json.dumps(root, indent=1, allow_nan=False).encode())

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from eocube.errors import StalePlanError, StoreWriteError
-from eocube.exec.claim import ClaimKind, CubeMeta, claim, ensure_store, publish, relate
+from eocube.exec.claim import ClaimKind, CubeMeta, add_licences, claim, ensure_store, publish, relate
 from eocube.exec.executors import Executor, Resource
 from eocube.exec.region import CubeJob, RegionDone, RegionTask, run_regions
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
@@ -27,8 +27,9 @@ from eocube.io.cubes import CubeSource
 from eocube.io.index import compact, cube_stem, has_evidence, list_parts, put_part
 from eocube.io.markers import MarkerName, get_marker, is_finished
 from eocube.io.sources import put_sources
-from eocube.io.tally import Tally, by_region, finished_row, markers_by_region, newest_marker, row_evidence, settled_key
+from eocube.io.tally import Tally, by_region, finished_rows, markers_by_region, newest_marker, row_evidence, settled_key
 from eocube.model.hashing import canonical_json
+from eocube.model.licences import of_store
 from eocube.model.spec import Region
 
 _PACKAGES = ("eocube", "numpy", "zarr", "numcodecs", "xarray", "dask", "rasterio", "torch")
@@ -47,8 +48,7 @@ class CubePlan:
     @property
     def n_regions(self) -> int:
         """How many regions the cube has."""
-        t, y, x = self.job.spec.grid
-        return t * y * x
+        return self.job.spec.n_regions
 
 
 @dataclass(kw_only=True)
@@ -80,6 +80,10 @@ class RunReport:
     """A row for each asset that could not be read: cube, product, region, item_id, asset, href, error."""
 
     stopped_at_limit: bool = False
+    regions_left_out: int = 0
+    """Regions that are not written and were passed over, as no file of theirs had failed (``retry``); a run without it writes
+    them. Those behind a ``limit`` are not counted."""
+
     error: str | None = None
     """What ended the run, if it did not end well."""
 
@@ -109,6 +113,9 @@ class _CubeState:
 
     shared: Any = None
 
+    counted: bool | None = None
+    """Whether sites lie in the cube and its index part counted all that were there when the run began; None: not asked yet."""
+
     def note(self, done: RegionDone) -> None:
         """Take in what a task reports."""
         self.pending -= 1
@@ -137,7 +144,7 @@ def drive(
     limit
         Write at most that many regions; an unfinished cube is then not published.
     retry
-        Only regions in which an asset failed.
+        Only regions in which an asset failed; of a cube that is not in the store nothing is made.
     resource
         ``GPU`` for tasks that run a network.
     run, group
@@ -154,7 +161,8 @@ def drive(
     states: dict[tuple[str, str], _CubeState] = {}
     parts = list_parts(blobs)
     draw = _Draw(limit=limit, retry=retry, resource=resource, group=group)
-    stream = _stream(blobs, plans, executor, _Run(states=states, parts=parts, report=report), draw)
+    known = _Run(states=states, parts=parts, report=report, licences=of_store([store_attrs or {}]))
+    stream = _stream(blobs, plans, executor, known, draw)
     try:
         for done in (d for batch in executor.run(run, stream, resource=resource) for d in batch):
             state = states[done.cube, done.product]
@@ -164,10 +172,10 @@ def drive(
                 on_done(done)
             if state.exhausted and not state.pending:
                 _finish(blobs, states.pop((done.cube, done.product)), parts, report)
-        for state in list(states.values()):
-            if state.exhausted and not state.pending:
-                _finish(blobs, state, parts, report)
+        for state in [s for s in states.values() if not s.pending]:
+            _finish(blobs, state, parts, report)
         compact(blobs, trust_index=True)
+        add_licences(blobs, known.licences)
     except BaseException as e:
         report.error = f"{type(e).__name__}: {e}"
         report.seconds = time.perf_counter() - started
@@ -190,6 +198,8 @@ class _Run:
     """Parts of the index as the run began, by the cube they are of."""
 
     report: RunReport
+    licences: dict[str, list[str]]
+    """What the store's root lists of the sources, as far as this run knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,8 +222,12 @@ def _stream(
     """(shared job, regions) for each task, cube by cube; says of a cube when its last task is drawn."""
     n, waiting, states, report = 0, iter(plans), known.states, known.report
     for plan in waiting:
+        if draw.retry and relate(blobs, plan.meta) == "new":
+            report.regions_left_out += plan.n_regions
+            continue
         state = _start(blobs, plan)
         states[plan.job.cube, plan.job.product] = state
+        _list_licences(blobs, known, plan.meta)
         tasks = _tasks(blobs, state, report, retry=draw.retry)
         while batch := tuple(islice(tasks, draw.group if draw.limit is None else min(draw.group, draw.limit - n))):
             if state.shared is None:
@@ -254,10 +268,18 @@ def _start(blobs: Blobs, plan: CubePlan) -> _CubeState:
     return _CubeState(plan=plan, kind=kind, have=by_region(names))
 
 
+def _list_licences(blobs: Blobs, known: _Run, meta: CubeMeta) -> None:
+    """Let the store's root list what a cube's attributes say of its sources; nothing is asked where this run has done so."""
+    grown = of_store([known.licences, meta.attrs])
+    if grown != known.licences:
+        add_licences(blobs, grown)
+        known.licences.update(grown)
+
+
 def _put_binding(blobs: Blobs, job: CubeJob) -> None:
     """Write ``sources/``: before the first task, and not before the plan has something to write that the store lacks."""
     rows = ({"input": job.input_names[key], **row} for key, source in job.binding.sources.items() for row in source.assets())
-    put_sources(blobs, job.cube, job.product, rows)
+    put_sources(blobs, job.cube, job.product, rows, of_sites=job.spec.places is not None)
 
 
 def _tasks(blobs: Blobs, state: _CubeState, report: RunReport, *, retry: bool) -> Iterator[RegionTask]:
@@ -274,6 +296,7 @@ def _tasks(blobs: Blobs, state: _CubeState, report: RunReport, *, retry: bool) -
                 refuse_fewer(blobs, job, old, leaves)
         if retry and not any(m.partial for m in known):
             state.left_out = True
+            report.regions_left_out += 1
             continue
         yield RegionTask(region=region, key=key, leaves=leaves, replaces=tuple(known))
 
@@ -302,61 +325,83 @@ def _withdraw_row(blobs: Blobs, state: _CubeState, batch: Iterable[RegionTask], 
 
     Killed after the last of them, this run would otherwise leave a part whose name says that it counts them, and which does not.
     The part of a cube that an append makes longer stays: it is true of the older cube, which is there until the append is whole.
+    So does the part of a cube to which sites come, if it counts all that are there: readers find those meanwhile.
     """
-    again = any(not task.replaces or any(m.key == task.key for m in task.replaces) for task in batch)
     stem = cube_stem(state.plan.job.cube, state.plan.job.product)
     found = [key for key in parts.get(stem, []) if has_evidence(key)]
-    if found and again and state.kind != "grow":
+    if not found or state.kind == "grow":
+        return
+    if state.counted is None:
+        evidence = _evidence(state, state.have)
+        state.counted = state.plan.job.spec.places is not None and all(has_evidence(key, evidence or "") for key in found)
+    again = any((not task.replaces and not state.counted) or any(m.key == task.key for m in task.replaces) for task in batch)
+    if again:
         for key in found:
             blobs.delete(key)
         parts[stem] = [key for key in parts[stem] if key not in found]
 
 
 def _finish(blobs: Blobs, state: _CubeState, parts: Mapping[str, list[str]], report: RunReport) -> None:
-    """Publish an append and leave the index part, if every region of the cube is written."""
-    if state.left_out:
-        return
+    """Publish an append and leave the index part, if every region of the cube is written; of sites that lie in it, of each."""
     job, meta = state.plan.job, state.plan.meta
-    evidence = _evidence(state)
+    whole = state.exhausted and not state.left_out
+    if not whole and job.spec.places is None:
+        return
+    evidence = _evidence(state, state.have)
     found = parts.get(cube_stem(job.cube, job.product), [])
     if evidence is not None and not state.done and state.kind != "grow" and [has_evidence(k, evidence) for k in found] == [True]:
         report.cubes.append(f"{job.cube}/{job.product}")  # whole, and said so: no marker is read
         return
-    _refuse_unseen(blobs, state)
-    others = (newest_marker(blobs, meta.attrs, state.have.get(r, [])) for r in job.spec.regions() if r not in state.done)
-    row = finished_row(meta.attrs, others, site=state.plan.site, so_far=state.tally)
-    if row is None:
+    now = _refuse_unseen(blobs, state)
+    have: Mapping[Region, list[MarkerName]] = state.have
+    if job.spec.places is not None:
+        have, evidence = now, _evidence(state, now)  # with the sites that other runs have meanwhile put beside
+    others = (newest_marker(blobs, meta.attrs, have.get(r, [])) for r in _regions(job, have) if r not in state.done)
+    if job.spec.places is not None:
+        others = (marker for marker in others if marker is not None)  # its site is then not whole
+    rows = finished_rows(meta.attrs, others, site=state.plan.site, so_far=state.tally)
+    if not rows:
         return
     if state.kind == "grow":
         _refuse_overtaken(blobs, state)
         publish(blobs, meta)
-    put_part(blobs, row, evidence=evidence, replaces=found)
-    if not row["unfinished_regions"]:
+    put_part(blobs, rows, evidence=evidence, replaces=found)
+    if whole and not any(row["unfinished_regions"] for row in rows):
         report.cubes.append(f"{job.cube}/{job.product}")
 
 
-def _evidence(state: _CubeState) -> str | None:
+def _regions(job: CubeJob, have: Mapping[Region, list[MarkerName]]) -> Iterable[Region]:
+    """Of a cube that is one site all, else those of sites that this or another run has written."""
+    return job.spec.regions() if job.spec.places is None else sorted(have)
+
+
+def _evidence(state: _CubeState, have: Mapping[Region, list[MarkerName]]) -> str | None:
     """See :func:`eocube.io.tally.row_evidence`; None too where this run could not read a file."""
-    regions = state.plan.job.spec.regions()
-    keys = (state.done.get(r) or settled_key(state.have.get(r, [])) for r in regions)
+    keys = (state.done.get(r) or settled_key(have.get(r, [])) for r in _regions(state.plan.job, have))
     return None if state.tally.unfinished else row_evidence(state.plan.meta.attrs, keys, site=state.plan.site)
 
 
-def _refuse_unseen(blobs: Blobs, state: _CubeState) -> None:
-    """What the workers say they wrote must be there for this process too."""
+def _refuse_unseen(blobs: Blobs, state: _CubeState) -> Mapping[Region, list[MarkerName]]:
+    """What the workers say they wrote must be there for this process too. The markers as they are now."""
     job = state.plan.job
-    unseen = state.done.keys() - markers_by_region(blobs, job.cube, job.product).keys() if state.done else ()
+    if not state.done:
+        return state.have
+    have = markers_by_region(blobs, job.cube, job.product)
+    unseen = state.done.keys() - have.keys()
     if unseen:
         raise StoreWriteError(
             f"{len(unseen)} regions of {job.cube}/{job.product} were written by workers that do not see the same {blobs.url} as "
             "this process (memory:// belongs to a process, a folder to a machine). Use a store that all of them share."
         )
+    return have
 
 
 def _refuse_overtaken(blobs: Blobs, state: _CubeState) -> None:
     """Another run has meanwhile finished regions from sources that this one lacks: its axes must not be taken back."""
     job = state.plan.job
     for region, names in markers_by_region(blobs, job.cube, job.product).items():
+        if job.spec.places is not None and not job.spec.has(region):
+            continue
         known = {m.key for m in state.have.get(region, [])} | {state.done.get(region)}
         if not known.issuperset(m.key for m in names):
             raise StalePlanError(

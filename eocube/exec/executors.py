@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from eocube.errors import EocubeError, PlacementError, UnknownNameError, alone
+from eocube.io.heap import keep_heap, tidied
 
 if TYPE_CHECKING:
     from distributed import Client
 
 Resource = Literal["CPU", "GPU"]
+logger = logging.getLogger(__name__)
 
+
+_PATIENCE_S = 60
+"""How long a run waits for the first worker of a cluster."""
 
 _SILENT = 50
 """Level of Dask's own logging in clusters that live for one run: every error of a task is raised here, so it is said once."""
+
+PROFILER_OFF = {"distributed.worker.profile.enabled": False}
+"""Dask's setting for workers that do not keep, second by second, what they were seen at: busy ones grow by it."""
 
 _SPECS = ("serial", "threads[:n]", "processes[:n]", "tcp://host:port", "tls://…", "module:function")
 
@@ -60,7 +70,7 @@ class SerialExecutor:
     ) -> Iterator[Any]:
         """See :class:`Executor`."""
         for shared, task in tasks:
-            yield func(shared, task)
+            yield tidied(func, shared, task)
 
     def close(self) -> None:
         """See :class:`Executor`."""
@@ -82,13 +92,13 @@ class ThreadExecutor:
         """See :class:`Executor`."""
         waiting = iter(tasks)
         with ThreadPoolExecutor(self.n_threads, thread_name_prefix="eocube") as pool:
-            running: set[Future[Any]] = {pool.submit(func, s, t) for s, t in islice(waiting, 2 * self.n_threads)}
+            running: set[Future[Any]] = {pool.submit(tidied, func, s, t) for s, t in islice(waiting, 2 * self.n_threads)}
             try:
                 while running:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         yield future.result()
-                        running |= {pool.submit(func, s, t) for s, t in islice(waiting, 1)}
+                        running |= {pool.submit(tidied, func, s, t) for s, t in islice(waiting, 1)}
             finally:
                 for future in running:
                     future.cancel()
@@ -102,7 +112,7 @@ class DaskExecutor:
 
     def __init__(self, client: Client, *, owned: Iterable[Any] = (), in_flight_per_thread: int = 3):
         self.client, self._owned, self._per_thread = client, list(owned), in_flight_per_thread
-        self._labelled = False
+        self._minded = self._labelled = False
 
     def share(self, value: Any, *, resource: Resource = "CPU") -> Any:
         """See :class:`Executor`. A task of its own, so that the scheduler can make it again when its worker dies."""
@@ -118,7 +128,7 @@ class DaskExecutor:
 
         placed, waiting = self._placed(resource), iter(tasks)
         in_flight = max(2, self._per_thread * self._threads(resource))
-        spread = _Spread(self.client, after=in_flight)
+        spread = _Spread(self.client, after=in_flight, workers=partial(self._of, resource))
 
         def submit(pair: tuple[Any, Any]) -> Any:
             spread.count(pair[0])
@@ -140,14 +150,18 @@ class DaskExecutor:
         workers: dict[str, Any] = identity["workers"]
         return workers
 
+    def _of(self, resource: Resource) -> dict[str, Any]:
+        """Workers on which tasks of a kind run, by address."""
+        return {at: w for at, w in self._workers().items() if (resource == "GPU") == ("GPU" in w["resources"])}
+
     def _threads(self, resource: Resource) -> int:
-        mine = [w for w in self._workers().values() if (resource == "GPU") == ("GPU" in w["resources"])]
-        return sum(1 if resource == "GPU" else int(w["nthreads"]) for w in mine)
+        return sum(1 if resource == "GPU" else int(w["nthreads"]) for w in self._of(resource).values())
 
     def _placed(self, resource: Resource) -> dict[str, Any]:
         """Keyword arguments of ``client.submit`` that put a task where it may run."""
         if not self._workers():
-            self.client.wait_for_workers(1, timeout=60)
+            self._await_worker()
+        self._mind_memory()
         workers = self._workers()
         if resource == "GPU":
             if not any("GPU" in w["resources"] for w in workers.values()):
@@ -171,6 +185,26 @@ class DaskExecutor:
             )
         return {"resources": {"CPU": 1}}
 
+    def _await_worker(self) -> None:
+        address = self.client.scheduler_info(n_workers=0)["address"]
+        logger.warning("The scheduler at %s has no worker yet; waiting for one.", address)
+        try:
+            self.client.wait_for_workers(1, timeout=_PATIENCE_S)
+        except TimeoutError as e:
+            raise PlacementError(
+                f"The scheduler at {address} has no worker, and none came in {_PATIENCE_S} s. Start one with "
+                f"`dask worker {address} --nthreads 4` (cluster.scale(n) where a cluster makes its own), or pass 'processes' or "
+                "'threads'."
+            ) from e
+
+    def _mind_memory(self) -> None:
+        from eocube.exec.plugins import BoundedSpans, KeptHeap
+
+        if not self._minded:
+            self.client.register_plugin(BoundedSpans())
+            self.client.register_plugin(KeptHeap())
+            self._minded = True
+
     def _label_cpu_workers(self) -> None:
         from eocube.exec.cpu_label import CpuLabelOnScheduler, CpuLabelOnWorker
 
@@ -188,34 +222,41 @@ class DaskExecutor:
 
 
 class _Spread:
-    """Hands a shared value that many tasks need to every worker.
+    """Has every worker fetch a shared value that many tasks need, by tasks that do nothing with it.
 
     The scheduler sends a task to a worker that holds what it depends on, and lets others steal only tasks of more than 5 ms:
     a value that lies on one worker keeps all short tasks there. It drops copies that nobody waits for, so this is done again.
+    ``Client.replicate`` would fetch it beside a worker's own fetching, and unpack it a second time.
     """
 
     again_every = 200
+    """Tasks between two times; on a big cluster ten rounds of what is in flight there."""
 
-    def __init__(self, client: Client, *, after: int):
-        self._client, self._after = client, after
+    def __init__(self, client: Client, *, after: int, workers: Callable[[], Iterable[str]]):
+        self._client, self._after, self._workers = client, after, workers
         self._token: Any = None
         self._n = 0
+        self._fetching: list[Any] = []
 
     def count(self, token: Any) -> None:
         """A task with this value is submitted; tasks of one value come one after the other."""
         self._token, self._n = token, self._n + 1 if token is self._token else 1
         more = self._n - self._after
-        if more > 0 and more % self.again_every == 1 and hasattr(token, "key") and token.done():
-            # A help, not a need: a worker that dies meanwhile makes the scheduler fail an assertion (distributed 2026.8), and the
-            # tasks run without it.
-            with contextlib.suppress(Exception):
-                self._client.replicate([token])
+        if more > 0 and more % max(self.again_every, 10 * self._after) == 1 and hasattr(token, "key"):
+            # Kept until the next time: the scheduler forgets a task that no future stands for.
+            self._fetching = [
+                self._client.submit(_hold, token, workers=[address], pure=False, priority=10) for address in self._workers()
+            ]
+
+
+def _hold(shared: Any) -> None:
+    """Depends on a shared value, so that a worker has it."""
 
 
 def _run_task(func: Callable[[Any, Any], Any], shared: Any, task: Any) -> Any:
     """A task on a worker; an error of eocube comes back as what it is."""
     try:
-        return func(shared, task)
+        return tidied(func, shared, task)
     except EocubeError as e:
         raise alone(e) from None
 
@@ -277,6 +318,11 @@ def _function_at(module: str, name: str) -> Callable[[], Any]:
     return function
 
 
+def settle_own_process() -> None:
+    """What a process that runs nothing but eocube does before its tasks: see :func:`eocube.io.heap.keep_heap`."""
+    keep_heap()
+
+
 def as_executor(value: Any) -> Executor:
     """None, a description, a ``distributed.Client`` or an Executor, as an Executor."""
     if value is None or isinstance(value, str):
@@ -318,7 +364,13 @@ def _local_cluster(n_workers: int, gpu_workers: int) -> DaskExecutor:
     def worker(resources: dict[str, float]) -> dict[str, Any]:
         return {
             "cls": Nanny,
-            "options": {"nthreads": 1, "resources": resources, "dashboard_address": None, "silence_logs": _SILENT},
+            "options": {
+                "nthreads": 1,
+                "resources": resources,
+                "dashboard_address": None,
+                "silence_logs": _SILENT,
+                "config": PROFILER_OFF,
+            },
         }
 
     workers = {f"cpu-{i}": worker({"CPU": 1} if gpu_workers else {}) for i in range(n_workers)}

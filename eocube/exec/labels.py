@@ -40,6 +40,8 @@ def coords_of(frame: Frame, window: Window) -> dict[str, Any]:
     if frame.time_bnds_ms is not None:
         bounds = np.array([frame.time_bnds_ms[i] for i in times], "M8[ms]").astype("M8[ns]").reshape(-1, 2)
         coords["time_bnds"] = (("time", "bnds"), bounds)
+    for a in frame.axes:
+        coords[a.name] = (a.name, np.array(a.labels, np.dtypes.StringDType()), dict(a.attrs))
     for p in frame.per_time:
         kept = [p.values[i] for i in times]
         coords[p.name] = ("time", np.array(kept, np.dtypes.StringDType() if p.dtype == "str" else p.dtype), dict(p.attrs))
@@ -100,9 +102,9 @@ def crop(cube: xr.Dataset, frame: Frame, window: Window, *, origin_yx: tuple[int
         if values.dtype != np.dtype(v.dtype):
             raise StepContractError(f"Step {step!r} promised {v.name!r} as {v.dtype} and gave {values.dtype}.")
         values = (values if in_order else values[at])[..., y0 : y0 + height, x0 : x0 + width]
-        if values.shape[-2:] != (height, width) or (v.banded and values.shape[1] != len(frame.bands)):
+        if values.shape[1:] != (*frame.depth(v), height, width):
             raise StepContractError(
-                f"Step {step!r} gave {v.name!r} as {values.shape}; {len(frame.bands)} bands of {height} x {width} px are needed."
+                f"Step {step!r} gave {v.name!r} as {values.shape}; {frame.depth(v) or ''} {height} x {width} px are needed."
             )
         arrays[v.name] = values
     return labelled(frame, window, arrays)

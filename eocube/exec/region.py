@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -15,21 +16,22 @@ import numpy.typing as npt
 
 from eocube.errors import AssetReadError, StalePlanError, StepContractError
 from eocube.exec.evaluate import Evaluation, evaluate
-from eocube.io.blobs import Blobs, is_folder, open_blobs
+from eocube.io.blobs import Blobs, open_blobs, uploading_bytes
 from eocube.io.cubes import cube_path
 from eocube.io.markers import Marker, MarkerName, delete_markers, get_marker, list_markers, put_marker
 from eocube.io.shards import HELD_BYTES, ChunkIndex, Kept, Shelf, encode_chunk, shard_order
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
 from eocube.model.hooks import kill_hook
-from eocube.model.recipe import Arrays, Binding, Frames, Node, frame_bytes, same_times, trace, window_bytes
-from eocube.model.spec import SUMMARY, CubeSpec, Piece, Region, region_key
+from eocube.model.memory import frame_bytes, window_bytes
+from eocube.model.recipe import Arrays, Binding, Frames, Node, same_times, trace
+from eocube.model.spec import SUMMARY, CubeSpec, Piece, Place, Region, region_key
 from eocube.model.window import Window
 
 HEAP_BYTES = 16 * 1024 * 1024
-"""Most that stays unused between what is used: the C library keeps arrays below some 32 MB in one heap."""
+"""Most that stays unused between blocks and chunks of many lengths."""
 
-OTHER_BYTES = 4 * 1024 * 1024
+OTHER_BYTES = 7 * 512 * 1024
 """What does not grow with the pixels: open files, their structure, objects of the interpreter."""
 
 Errors = Literal["raise", "skip"]
@@ -100,6 +102,8 @@ class RegionDone:
     clear: int
     pixels: int
     failed: list[dict[str, str]]
+    place: Place | None
+    """The site that the region belongs to; None where the whole cube is one."""
 
 
 def run_regions(job: CubeJob, tasks: tuple[RegionTask, ...]) -> list[RegionDone]:
@@ -133,7 +137,7 @@ def piece_chunks(job: CubeJob, region: Region) -> tuple[int, int, int]:
         n[0] = 1
     while True:
         cut = (n[0], n[1], n[2])
-        if n == [1, 1, 1] or all(piece_bytes(job, piece) <= job.max_bytes for piece in _biggest(job, region, cut)):
+        if n == [1, 1, 1] or all(max(piece_bytes(job, piece)) <= job.max_bytes for piece in _biggest(job, region, cut)):
             return cut
         axis = 0 if n[0] > 1 else max((1, 2), key=lambda i: n[i])
         n[axis] = math.ceil(n[axis] / 2)
@@ -153,27 +157,48 @@ def _biggest(job: CubeJob, region: Region, chunks_tyx: tuple[int, int, int]) -> 
             return
 
 
-def piece_bytes(job: CubeJob, piece: Piece) -> int:
-    """Most bytes of arrays that a task holds for one piece: while it is evaluated, or while it is encoded."""
-    spec, window = job.spec, piece.window
-    height, width = window.shape_yx
+class PieceBytes(NamedTuple):
+    """Most bytes of arrays that a task holds for one piece, by what goes on then."""
+
+    reading: int
+    working: int
+    encoding: int
+
+
+def piece_bytes(job: CubeJob, piece: Piece) -> PieceBytes:
+    """What a task holds while a piece is read, while steps work on it, and while it is encoded."""
+    found = window_bytes(job.node, piece.window, job.binding, job.frames)
+    return PieceBytes(found.reading, found.working and found.working + found.room, _encoding_bytes(job.spec, piece))
+
+
+def _encoding_bytes(spec: CubeSpec, piece: Piece) -> int:
+    """A chunk is cut out, encoded into room for all of it, and copied to its size; or flags of one date are made and counted."""
+    flags = 2 if spec.clear_rule["variable"] == "data" else 4
     chunk = max(math.prod(spec.chunk_shape(v)) * np.dtype(v.dtype).itemsize for v in spec.frame.variables)
-    flags = 5 * height * width
-    # A chunk is cut out, encoded into room for all of it, and copied to its size.
-    encoding = frame_bytes(spec.frame, window) + max(3 * chunk, flags)
-    return max(window_bytes(job.node, window, job.binding, job.frames), encoding)
+    return frame_bytes(spec.frame, piece.window) + max(3 * chunk, flags * math.prod(piece.window.shape_yx))
 
 
 def peak_bytes(job: CubeJob, region: Region) -> int:
     """Most bytes by which the task of one region makes its process grow.
 
-    Its biggest piece, encoded chunks as many as are held, and what the allocator cannot use again. Where the store is no folder
-    every encoded chunk is held, and pixels may be such that no codec makes them smaller.
+    Its biggest piece, with what stays unused between what is used: a sixth among blocks and chunks of many lengths, a sixteenth
+    among the arrays of steps. Encoded chunks, as many as are held; none are while the first piece is read. Or what
+    is on its way to an object store in the end. And what does not grow with the pixels.
     """
+    cut = piece_chunks(job, region)
+    pieces = [piece_bytes(job, piece) for piece in _biggest(job, region, cut)]
     written = frame_bytes(job.spec.frame, job.spec.window(region))
-    piece = max(piece_bytes(job, piece) for piece in _biggest(job, region, piece_chunks(job, region)))
-    held = min(written, HELD_BYTES) if is_folder(job.store_url) else written
-    return piece + held + min(piece // 8, HEAP_BYTES) + OTHER_BYTES
+    held = min(written, HELD_BYTES)
+    waiting = held if len(list(islice(job.spec.pieces(region, cut), 2))) > 1 else 0
+    reading = max(_with_gaps(p.reading) for p in pieces) + waiting
+    working = max(p.working + p.working // 16 for p in pieces) + waiting
+    encoding = max(_with_gaps(p.encoding) for p in pieces) + held
+    uploading = min(written, uploading_bytes(job.store_url)) + held
+    return max(reading, working, encoding, uploading) + OTHER_BYTES
+
+
+def _with_gaps(n_bytes: int) -> int:
+    return n_bytes + min(n_bytes // 6, HEAP_BYTES)
 
 
 class RegionWriter:
@@ -214,8 +239,7 @@ class RegionWriter:
 
     def _check(self, v: Variable, piece: Piece, values: npt.NDArray[Any]) -> None:
         """Refuse pixels of another dtype or shape than promised: encoding would cast or cut them without a word."""
-        depth = (len(self._spec.frame.bands),) if v.banded else ()
-        shape = (len(piece.window.times), *depth, *piece.window.shape_yx)
+        shape = (len(piece.window.times), *self._spec.frame.depth(v), *piece.window.shape_yx)
         if values.dtype != np.dtype(v.dtype) or values.shape != shape:
             raise StepContractError(
                 f"Variable {v.name!r} of {self._job.cube}/{self._job.product} was to be {v.dtype} {shape} in {piece.window} and "
@@ -244,6 +268,7 @@ class RegionWriter:
             clear=self._clear,
             sources=dict(task.leaves),
             failed=self._failed,
+            place=self._spec.place_of(task.region),
         )
         name = put_marker(blobs, job.cube, job.product, task.region, marker)
         delete_markers(blobs, job.cube, job.product, [m for m in task.replaces if m != name])
@@ -262,6 +287,7 @@ class RegionWriter:
             clear=self._clear,
             pixels=self._pixels,
             failed=self._failed,
+            place=self._spec.place_of(self._task.region),
         )
 
     def _cut(self, piece: Piece, variable: Variable, values: npt.NDArray[Any]) -> Iterator[tuple[ChunkIndex, npt.NDArray[Any]]]:
@@ -269,8 +295,8 @@ class RegionWriter:
         nt, ny, nx = values.shape[0], *values.shape[-2:]
         for t, y, x in np.ndindex(math.ceil(nt / ct), math.ceil(ny / cy), math.ceil(nx / cx)):
             part = values[t * ct : (t + 1) * ct, ..., y * cy : (y + 1) * cy, x * cx : (x + 1) * cx]
-            at = (piece.chunk[0] + t, piece.chunk[1] + y, piece.chunk[2] + x)
-            yield ((at[0], 0, *at[1:]) if variable.banded else at), part
+            where = self._spec.deep(variable, (piece.chunk[0] + t, piece.chunk[1] + y, piece.chunk[2] + x))
+            yield from zip(where, np.split(part, len(where), axis=1) if len(where) > 1 else [part], strict=True)
 
     def _count(self, piece: Piece, arrays: Arrays) -> None:
         """Valid and clear pixels, date by date and band by band: flags of a whole piece take as much as its pixels."""
@@ -278,13 +304,15 @@ class RegionWriter:
         rule = self._spec.clear_rule
         t0, y0, x0 = (c * n for c, n in zip(piece.chunk, self._spec.chunk_tyx, strict=True))
         for i, pixels in enumerate(arrays["data"]):
-            valid = np.ones(pixels.shape[1:], bool)
-            for band in pixels:
+            valid = data.valid(pixels[0])
+            for band in pixels[1:]:
                 valid &= data.valid(band)
-            clear = np.asarray(valid & is_class(arrays["scl"][i], rule["clear_values"])) if rule["variable"] == "scl" else valid
+            mask = None if rule["variable"] == "data" else arrays[rule["variable"]][i]
+            clear = valid if mask is None else np.asarray(valid & is_class(mask, rule["clear_values"]))
+            n_valid = int(np.count_nonzero(valid))
             self._pixels += valid.size
-            self._valid += int(valid.sum())
-            self._clear += int(clear.sum())
+            self._valid += n_valid
+            self._clear += n_valid if clear is valid else int(np.count_nonzero(clear))
             (share,) = clear_percent(clear[None], cell)
             self._summary[t0 + i, y0 // cell : y0 // cell + share.shape[0], x0 // cell : x0 // cell + share.shape[1]] = share
 
@@ -292,10 +320,8 @@ class RegionWriter:
         """(key below the store, what comes there or None if empty) of every object of the region."""
         base = cube_path(self._job.cube, self._job.product)
         t, y, x = self._task.region
-        nt, ny, nx = self._spec.chunks_per_shard
         for v in self._spec.frame.variables:
-            where = f"{t}/0/{y}/{x}" if v.banded else f"{t}/{y}/{x}"
-            yield f"{base}/{v.name}/c/{where}", self._shard(v.name, (nt, 1, ny, nx) if v.banded else (nt, ny, nx))
+            yield f"{base}/{self._spec.shard_key(v, self._task.region)}", self._shard(v.name, self._spec.chunks_of(v))
         summary = encode_summary(self._summary)
         yield f"{base}/{SUMMARY}/c/{t}/{y}/{x}", None if summary is None else _Object(len(summary), iter([summary]))
 

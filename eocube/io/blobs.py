@@ -8,10 +8,10 @@ Nothing here relies on rename beyond the local staging folder, on append or on l
 from __future__ import annotations
 
 import contextlib
-import errno
 import html
 import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,11 +21,13 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from eocube.errors import StoreReadError, StoreWriteError, UnknownNameError
+from eocube.io.scratch import Scratch, in_folder, require_all, unwritten
 
 STAGING = "tmp"
 STAGING_MAX_AGE_S = 86_400
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+PART_BYTES, PARTS_AT_ONCE = 5 * 1024 * 1024, 1
+"""A bigger object goes to an object store in parts of this size (S3 takes no smaller ones), so many under way at once."""
+
 _REASON_CHARS = 300
 _OBSTORE_SCHEMES = {"s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure", "http", "https"}
 
@@ -42,6 +44,9 @@ class Blobs(Protocol):
 
     def size(self, key: str) -> int | None:
         """The object's bytes, counted; None where there is none."""
+
+    def version(self, key: str) -> str | None:
+        """A text that changes with the object; None where there is none."""
 
     def put(self, key: str, body: bytes) -> None:
         """Put the object, whatever was there."""
@@ -61,51 +66,11 @@ class Blobs(Protocol):
     def delete(self, key: str) -> None:
         """Delete the object; nothing happens where there is none."""
 
-    def scratch(self) -> Scratch | None:
-        """A nameless file for what a task cannot hold in memory; None where the store is no folder of this machine."""
+    def scratch(self) -> Scratch:
+        """A nameless file of this machine for what a task cannot hold in memory."""
 
     def zarr_store(self) -> Any:
         """A read-only zarr-python store on the same objects."""
-
-
-class Scratch:
-    """A file without a name in a folder: gone when it is closed, also by the end of its process."""
-
-    def __init__(self, folder: str):
-        self._folder, self._end = folder, 0
-        path = f"{folder}/{uuid.uuid4().hex}"
-        try:
-            self._file = _in_folder(path, partial(open, path, "x+b", buffering=0))
-            os.unlink(path)  # noqa: PTH108
-        except OSError as e:
-            raise self._error(e) from e
-
-    def append(self, body: bytes) -> int:
-        """Write at the end; where it is now."""
-        start, rest = self._end, memoryview(body)
-        try:
-            while rest:
-                rest = rest[os.pwrite(self._file.fileno(), rest, self._end + len(body) - len(rest)) :]
-        except OSError as e:
-            raise self._error(e) from e
-        self._end += len(body)
-        return start
-
-    def read(self, offset: int, n_bytes: int) -> bytes:
-        """What was written there; StoreWriteError where the file gives less."""
-        try:
-            body = os.pread(self._file.fileno(), n_bytes, offset)
-        except OSError as e:
-            raise self._error(e) from e
-        _require_all(f"A chunk that was laid by in a file below {self._folder}", len(body), n_bytes)
-        return body
-
-    def close(self) -> None:
-        """Nothing is left of it."""
-        self._file.close()
-
-    def _error(self, error: OSError) -> StoreWriteError:
-        return _unwritten(f"Encoded pixels could not be laid by in a file below {self._folder}", error)
 
 
 def open_blobs(url: str | os.PathLike[str], storage_options: Options | None = None) -> Blobs:
@@ -128,6 +93,22 @@ def is_folder(url: str) -> bool:
     """Whether objects at ``url`` are files of this machine."""
     scheme = urlsplit(url).scheme.lower()
     return scheme in {"", "file"} or len(scheme) == 1
+
+
+def absolute(url: str) -> str:
+    """The address as every process of this machine understands it: workers have working folders of their own."""
+    return LocalBlobs(url.removeprefix("file://")).url if url and is_folder(url) else url
+
+
+def uploading_bytes(url: str) -> int:
+    """Most that is on its way at once while objects are put at ``url``.
+
+    In an object store the parts that go up, one that waits and one that is being filled; elsewhere one small object and its
+    pieces, beside what a file system of fsspec's holds itself.
+    """
+    if is_folder(url):
+        return 0
+    return PART_BYTES * (PARTS_AT_ONCE + 2 if urlsplit(url).scheme.lower() in _OBSTORE_SCHEMES else 2)
 
 
 class LocalBlobs:
@@ -158,6 +139,16 @@ class LocalBlobs:
         except OSError as e:
             raise StoreReadError(self.url, key, e.strerror or str(e)) from e
 
+    def version(self, key: str) -> str | None:
+        """See :class:`Blobs`."""
+        try:
+            found = os.stat(self._path(key))  # noqa: PTH116
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, e.strerror or str(e)) from e
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
         self.put_parts(key, [body], n_bytes=len(body))
@@ -165,13 +156,13 @@ class LocalBlobs:
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
         """See :class:`Blobs`."""
         with self._staged(key, parts, n_bytes) as staged:
-            _in_folder(self._path(key), partial(os.replace, staged, self._path(key)))
+            in_folder(self._path(key), partial(os.replace, staged, self._path(key)))
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. ``os.link`` fails where the name exists, atomically."""
         with self._staged(key, [body], len(body)) as staged:
             try:
-                _in_folder(self._path(key), partial(os.link, staged, self._path(key)))
+                in_folder(self._path(key), partial(os.link, staged, self._path(key)))
             except FileExistsError:
                 return False
             return True
@@ -180,14 +171,14 @@ class LocalBlobs:
     def _staged(self, key: str, parts: Iterable[bytes], n_bytes: int) -> Iterator[str]:
         staged = self._path(f"{STAGING}/{uuid.uuid4().hex}")
         try:
-            with _in_folder(staged, partial(open, staged, "xb")) as f:
+            with in_folder(staged, partial(open, staged, "xb")) as f:
                 written = sum(f.write(part) for part in parts)
-            _require_all(f"Object {key!r}", written, n_bytes)
+            require_all(f"Object {key!r}", written, n_bytes)
             yield staged
         except StoreWriteError:
             raise
         except OSError as e:
-            raise _unwritten(f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}", e) from e
+            raise unwritten(f"Object {key!r} ({n_bytes} bytes) could not be written below {self.url}", e) from e
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(staged)  # noqa: PTH108
@@ -212,7 +203,7 @@ class LocalBlobs:
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as e:
-            raise _unwritten(f"Object {key!r} could not be deleted below {self.url}", e) from e
+            raise unwritten(f"Object {key!r} could not be deleted below {self.url}", e) from e
 
     def sweep_staging(self) -> None:
         """Remove staged files older than a day: what a killed run left behind."""
@@ -223,8 +214,8 @@ class LocalBlobs:
                     if entry.stat().st_mtime < oldest:
                         os.unlink(entry.path)  # noqa: PTH108
 
-    def scratch(self) -> Scratch | None:
-        """See :class:`Blobs`."""
+    def scratch(self) -> Scratch:
+        """See :class:`Blobs`. On the disk of the store."""
         return Scratch(self._path(STAGING))
 
     def zarr_store(self) -> Any:
@@ -234,47 +225,31 @@ class LocalBlobs:
         return LocalStore(self.url, read_only=True)
 
 
-def _in_folder(path: str, act: Callable[[], Any]) -> Any:
-    """``act``, which makes ``path``; once more with the folder made where that is missing. Nearly always it is there."""
+def _temporary() -> str:
+    """The temporary folder of this machine."""
     try:
-        return act()
-    except FileNotFoundError:
-        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
-        return act()
+        return tempfile.gettempdir()
+    except OSError as e:
+        raise unwritten("Encoded pixels need a temporary folder (TMPDIR), and there is none", e) from e
 
 
-def _unwritten(what: str, error: OSError) -> StoreWriteError:
-    """The error for something that this machine does not let us write, with what to do about it."""
-    if error.errno in _NO_SPACE:
-        todo = "Make free space there (or raise the limit)"
-    elif error.errno in _NOT_ALLOWED:
-        todo = "It is read-only for this user: mend the permissions or the mount, or name another store"
-    else:
-        todo = "Check the path, its permissions and the free space"
-    found = StoreWriteError(
-        f"{what}: {error.strerror or error}. {todo}, then run the same command again; finished regions are kept."
-    )
-    found.errno = error.errno
-    return found
+def _gather(parts: Iterable[bytes], path: str) -> None:
+    try:
+        with open(path, "wb") as f:  # noqa: PTH123
+            f.writelines(parts)
+    except StoreWriteError:
+        raise
+    except OSError as e:
+        raise unwritten(f"A shard could not be gathered in {path}", e) from e
 
 
-def _require_all(what: str, found: int, n_bytes: int) -> None:
-    """Refuse to put an object that is not what its index and marker say."""
-    if found != n_bytes:
-        raise StoreWriteError(
-            f"{what} came as {found} bytes and not as {n_bytes}: nothing was put. Check the disk, then run the same command "
-            "again; finished regions are kept."
-        )
-
-
-def _joined(key: str, parts: Iterable[bytes], n_bytes: int) -> bytearray:
-    """One piece; parts that nobody else holds go while it fills."""
-    whole, end = bytearray(n_bytes), 0
+def _counted(key: str, parts: Iterable[bytes], n_bytes: int) -> Iterator[bytes]:
+    """The same parts; StoreWriteError at their end where they are not ``n_bytes`` in all."""
+    found = 0
     for part in parts:
-        whole[end : end + len(part)] = part
-        end += len(part)
-    _require_all(f"Object {key!r}", end, n_bytes)
-    return whole
+        found += len(part)
+        yield part
+    require_all(f"Object {key!r}", found, n_bytes)
 
 
 class ObstoreBlobs:
@@ -323,38 +298,60 @@ class ObstoreBlobs:
         except (BaseError, OSError) as e:
             raise StoreReadError(self.url, key, reason_of(e)) from e
 
+    def version(self, key: str) -> str | None:
+        """See :class:`Blobs`."""
+        import obstore
+        from obstore.exceptions import BaseError
+
+        try:
+            found = obstore.head(self._store, key)
+        except FileNotFoundError:
+            return None
+        except (BaseError, OSError) as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
+        return f"{found['e_tag']}-{found['last_modified']}-{found['size']}"
+
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
-        self._put(key, body, "overwrite")
+        self._put(key, body, "overwrite", len(body))
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
-        """See :class:`Blobs`. Big ones (from 5 MB) as a multipart upload: one long request would run into its time limit.
+        """See :class:`Blobs`. Bigger than ``PART_BYTES`` as a multipart upload: one long request would run into its time limit.
 
         No object is there before the last part is. A kill leaves the old object, or none, and parts that no listing shows and no
         reader sees, but which the server keeps until a rule of the bucket ends incomplete uploads.
         """
-        self._put(key, _joined(key, parts, n_bytes), "overwrite")
+        counted = _counted(key, parts, n_bytes)
+        self._put(key, b"".join(counted) if n_bytes <= PART_BYTES else counted, "overwrite", n_bytes)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`. A conditional PUT (If-None-Match: *)."""
         from obstore.exceptions import AlreadyExistsError
 
         try:
-            self._put(key, body, "create")
+            self._put(key, body, "create", len(body))
         except AlreadyExistsError:
             return False
         return True
 
-    def _put(self, key: str, body: bytes | bytearray, mode: Any) -> None:
+    def _put(self, key: str, body: bytes | Iterator[bytes], mode: Any, n_bytes: int) -> None:
         import obstore
         from obstore.exceptions import AlreadyExistsError, BaseError
 
         try:
-            obstore.put(self._store, key, body, mode=mode, use_multipart=False if mode == "create" else None)
-        except AlreadyExistsError:
+            obstore.put(
+                self._store,
+                key,
+                body,
+                mode=mode,
+                use_multipart=mode != "create" and n_bytes > PART_BYTES,
+                chunk_size=PART_BYTES,
+                max_concurrency=PARTS_AT_ONCE,
+            )
+        except (AlreadyExistsError, StoreWriteError):
             raise
         except (BaseError, OSError) as e:
-            raise self._unwritten(f"Object {key!r} ({len(body)} bytes) could not be written to", e) from e
+            raise self._unwritten(f"Object {key!r} ({n_bytes} bytes) could not be written to", e) from e
 
     def _unwritten(self, what: str, error: Exception) -> StoreWriteError:
         return StoreWriteError(
@@ -393,9 +390,9 @@ class ObstoreBlobs:
         except (BaseError, OSError) as e:
             raise self._unwritten(f"Object {key!r} could not be deleted in", e) from e
 
-    def scratch(self) -> Scratch | None:
-        """See :class:`Blobs`."""
-        return None
+    def scratch(self) -> Scratch:
+        """See :class:`Blobs`. In this machine's temporary folder."""
+        return Scratch(_temporary())
 
     def zarr_store(self) -> Any:
         """See :class:`Blobs`."""
@@ -469,29 +466,46 @@ class FsspecBlobs:
         except OSError as e:
             raise StoreReadError(self.url, key, reason_of(e)) from e
 
+    def version(self, key: str) -> str | None:
+        """See :class:`Blobs`."""
+        try:
+            return str(self._opened[0].ukey(self._path(key)))
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise StoreReadError(self.url, key, reason_of(e)) from e
+
     def put(self, key: str, body: bytes) -> None:
         """See :class:`Blobs`."""
-        self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", "pipe_file", key, body)
+        act = partial(self._opened[0].pipe_file, self._path(key), body)
+        self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", act)
 
-    def _write(self, what: str, act: str, key: str, *args: Any, **kwargs: Any) -> None:
+    def _write(self, what: str, act: Callable[[], Any]) -> None:
         try:
-            getattr(self._opened[0], act)(self._path(key), *args, **kwargs)
+            act()
         except FileExistsError:
             raise
         except OSError as e:
-            if not (act == "rm_file" and isinstance(e, FileNotFoundError)):
-                raise _unwritten(f"{what} {self.url}", e) from e
+            raise unwritten(f"{what} {self.url}", e) from e
 
     def put_parts(self, key: str, parts: Iterable[bytes], *, n_bytes: int) -> None:
         """See :class:`Blobs`."""
-        body = b"".join(parts)
-        _require_all(f"Object {key!r}", len(body), n_bytes)
-        self.put(key, body)
+        counted = _counted(key, parts, n_bytes)
+        if n_bytes <= PART_BYTES:
+            self.put(key, b"".join(counted))
+            return
+        # A file is what every file system can take in pieces. Killed meanwhile, it stays where it is.
+        with tempfile.TemporaryDirectory(prefix="eocube-", dir=_temporary()) as folder:
+            whole = f"{folder}/object"
+            _gather(counted, whole)
+            act = partial(self._opened[0].put_file, whole, self._path(key))
+            self._write(f"Object {key!r} ({n_bytes} bytes) could not be written to", act)
 
     def put_new(self, key: str, body: bytes) -> bool:
         """See :class:`Blobs`."""
         try:
-            self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", "pipe_file", key, body, mode="create")
+            act = partial(self._opened[0].pipe_file, self._path(key), body, mode="create")
+            self._write(f"Object {key!r} ({len(body)} bytes) could not be written to", act)
         except FileExistsError:
             return False
         return True
@@ -508,11 +522,16 @@ class FsspecBlobs:
 
     def delete(self, key: str) -> None:
         """See :class:`Blobs`."""
-        self._write(f"Object {key!r} could not be deleted in", "rm_file", key)
 
-    def scratch(self) -> Scratch | None:
-        """See :class:`Blobs`."""
-        return None
+        def act() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._opened[0].rm_file(self._path(key))
+
+        self._write(f"Object {key!r} could not be deleted in", act)
+
+    def scratch(self) -> Scratch:
+        """See :class:`Blobs`. In this machine's temporary folder."""
+        return Scratch(_temporary())
 
     def zarr_store(self) -> Any:
         """See :class:`Blobs`."""

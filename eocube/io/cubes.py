@@ -17,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from eocube.errors import CubeError, DamagedStoreError, StalePlanError, StoreNotFoundError, UnknownNameError
-from eocube.io.blobs import Blobs, is_folder, open_blobs
-from eocube.io.inline import AT_ONCE, read_inline
+from eocube.io.blobs import Blobs, absolute, is_folder, open_blobs
+from eocube.io.inline import chunks_at_once, read_inline
 from eocube.io.markers import Marker, MarkerName, get_marker, is_finished, list_markers, marker_folder
 from eocube.io.template import EOCUBE_ATTR, ROOT, frame_from_attrs
 from eocube.kernels.radiometry import dn_to_reflectance
 from eocube.model.frame import Frame, Variable
 from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Cost, OnError, frame_bytes
-from eocube.model.spec import CubeSpec, Region
+from eocube.model.memory import frame_bytes
+from eocube.model.recipe import Arrays, Cost, OnError
+from eocube.model.spec import CubeSpec, Cut, Place, Region
 from eocube.model.window import Span, Window
 
 Decode = Literal["dn", "reflectance"]
@@ -37,6 +38,10 @@ READ_BYTES = 8 * 1024 * 1024
 def cube_path(cube: str, product: str) -> str:
     """Folder of a cube below its store."""
     return f"{CUBES}/{cube}/{product}"
+
+
+_READING_BYTES = 512 * 1024
+"""What zarr-python and its event loop take beside chunks."""
 
 
 def split_cube_url(url: str) -> tuple[str, str, str]:
@@ -69,36 +74,65 @@ def root_attrs(body: bytes, where: str) -> dict[str, Any]:
 
 
 def spec_from_attrs(attrs: Mapping[str, Any]) -> CubeSpec:
-    """How a stored cube is cut."""
+    """How a stored cube is cut; of one in which sites lie it does not tell which (its index rows and markers do)."""
     e = attrs[EOCUBE_ATTR]
     ct, cy, cx = e["chunk_tyx"]
     st, sy, sx = e["shard_tyx"]
     return CubeSpec(
-        frame=frame_from_attrs(attrs), layout=e["layout"], chunk_tyx=(ct, cy, cx), shard_tyx=(st, sy, sx), cell_px=e["cell_px"]
+        frame=frame_from_attrs(attrs),
+        layout=e["layout"],
+        chunk_tyx=(ct, cy, cx),
+        shard_tyx=(st, sy, sx),
+        cell_px=e["cell_px"],
+        bands_apart=e.get("bands_apart", False),
+        places=() if e.get("sited") else None,
     )
 
 
 class CubeSource:
-    """A stored cube as a source of windows, through zarr-python."""
+    """A stored cube, or one site that lies in it, as a source of windows, through zarr-python."""
 
     def __init__(
-        self, store_url: str, cube: str, product: str, *, attrs: Mapping[str, Any], decode: Decode, options: Mapping[str, Any]
+        self,
+        store_url: str,
+        cube: str,
+        product: str,
+        *,
+        attrs: Mapping[str, Any],
+        decode: Decode,
+        options: Mapping[str, Any],
+        site: Place | None = None,
+        places: tuple[Place, ...] | None = None,
     ):
         if decode not in ("dn", "reflectance"):
             raise UnknownNameError("decode", decode, ["dn", "reflectance"], "open_cube")
         self.store_url, self.cube, self.product = store_url, cube, product
         self._attrs, self.decode, self._options = dict(attrs), decode, dict(options)
+        self._site, self._places = site, places
 
     @classmethod
-    def open(cls, url: str, *, decode: Decode = "dn", options: Mapping[str, Any] | None = None) -> CubeSource:
-        """Open ``STORE/cubes/<cube>/<product>``; one request."""
-        store_url, cube, product = split_cube_url(url)
+    def open(
+        cls,
+        url: str,
+        *,
+        decode: Decode = "dn",
+        options: Mapping[str, Any] | None = None,
+        site: Place | None = None,
+        places: tuple[Place, ...] | None = None,
+    ) -> CubeSource:
+        """Open ``STORE/cubes/<cube>/<product>``; one request.
+
+        ``site``: its window only, of a cube in which sites lie. ``places``: these of its sites only; None: those of its index
+        rows.
+        """
+        store_url, cube, product = split_cube_url(absolute(url))
         attrs = read_root(open_blobs(store_url, options), cube, product)
-        return cls(store_url, cube, product, attrs=attrs, decode=decode, options=options or {})
+        inside = site if attrs[EOCUBE_ATTR].get("sited") else None
+        return cls(store_url, cube, product, attrs=attrs, decode=decode, options=options or {}, site=inside, places=places)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__
-        return {k: state[k] for k in ("store_url", "cube", "product", "_attrs", "decode", "_options")}
+        return {k: state[k] for k in ("store_url", "cube", "product", "_attrs", "decode", "_options", "_site", "_places")}
 
     @cached_property
     def spec(self) -> CubeSpec:
@@ -113,7 +147,7 @@ class CubeSource:
     @property
     def node(self) -> dict[str, Any]:
         """The source's entry in a recipe: what it was made with, not where it lies."""
-        key = digest([self.store_url, self.cube, self.product, self.decode])
+        key = digest([self.store_url, self.cube, self.product, self.decode, *([self._site] if self._site else [])])
         return {"source": key, "kind": "cube", "decode": self.decode, "settings": self._attrs[EOCUBE_ATTR]["settings_id"]}
 
     def frame(self) -> Frame:
@@ -123,6 +157,8 @@ class CubeSource:
     @cached_property
     def _frame(self) -> Frame:
         stored = self.spec.frame
+        if self._site is not None:
+            stored = stored.with_(geobox=stored.geobox[slice(*self._site.y), slice(*self._site.x)])
         data = stored.data
         if self.decode == "dn" or np.dtype(data.dtype).kind == "f":
             return stored
@@ -132,6 +168,28 @@ class CubeSource:
     def block_yx(self) -> tuple[int, int]:
         """See :class:`eocube.model.recipe.Source`."""
         return self.spec.chunk_tyx[1:]
+
+    @property
+    def cut(self) -> Cut | None:
+        """See :class:`eocube.model.recipe.Sited`: as a corpus had it, or as sites lie."""
+        spec = self.spec
+        if spec.layout != "corpus" and spec.places is None:
+            return None
+        return Cut(chunk_tyx=spec.chunk_tyx, shard_tyx=spec.shard_tyx, bands_apart=spec.bands_apart)
+
+    @cached_property
+    def places(self) -> tuple[Place, ...] | None:
+        """See :class:`eocube.model.recipe.Sited`."""
+        if self._site is not None or self.spec.places is None:
+            return None
+        return self._places or read_places(open_blobs(self.store_url, self._options), self.cube, self.product)
+
+    def _stored(self, window: Window) -> Window:
+        """A window of this source as one of the whole cube."""
+        if self._site is None:
+            return window
+        (y, _), (x, _) = self._site.y, self._site.x
+        return Window(window.times, (window.y[0] + y, window.y[1] + y), (window.x[0] + x, window.x[1] + x))
 
     def assets(self) -> list[dict[str, Any]]:
         """See :class:`eocube.model.recipe.Source`."""
@@ -155,11 +213,11 @@ class CubeSource:
     def read(self, window: Window, *, names: tuple[str, ...] | None = None, on_error: OnError | None = None) -> Arrays:
         """See :class:`eocube.model.recipe.Source`."""
         wanted = [v for v in self.spec.frame.variables if names is None or v.name in names]
-        return {v.name: self._read(v, window) for v in wanted}
+        return {v.name: self._read(v, self._stored(window)) for v in wanted}
 
     def _read(self, variable: Variable, window: Window) -> npt.NDArray[Any]:
         array, (y, x) = self._arrays[variable.name], (slice(*window.y), slice(*window.x))
-        space = (slice(None), y, x) if variable.banded else (y, x)
+        space = (*(slice(None) for _ in self.spec.frame.depth(variable)), y, x)
         with self._naming_damage(variable, window):
             values = self._gathered(array, variable, window, space)
         if variable.name != "data" or self._frame.data == variable:
@@ -176,8 +234,8 @@ class CubeSource:
         runs = list(self._runs(variable, window))
         if len(runs) == 1:
             return read_inline(array, (slice(*runs[0]), *space))
-        depth = (len(self.spec.frame.bands),) if variable.banded else ()
-        values, at = np.empty((len(window.times), *depth, *window.shape_yx), variable.dtype), 0
+        shape = (len(window.times), *self.spec.frame.depth(variable), *window.shape_yx)
+        values, at = np.empty(shape, variable.dtype), 0
         for a, b in runs:
             values[at : (at := at + b - a)] = read_inline(array, (slice(a, b), *space))
         return values
@@ -194,11 +252,7 @@ class CubeSource:
         if not is_folder(self.store_url):
             return 0
         ct = self.spec.chunk_tyx[0]
-        return ct * max(1, READ_BYTES // max(1, ct * math.prod(window.shape_yx) * self._pixel_bytes(variable)))
-
-    def _pixel_bytes(self, variable: Variable) -> int:
-        """Of all bands."""
-        return np.dtype(variable.dtype).itemsize * (len(self.spec.frame.bands) if variable.banded else 1)
+        return ct * max(1, READ_BYTES // max(1, ct * math.prod(window.shape_yx) * self.spec.frame.pixel_bytes(variable)))
 
     @contextmanager
     def _naming_damage(self, variable: Variable, window: Window) -> Iterator[None]:
@@ -230,8 +284,15 @@ class CubeSource:
 
     def require_finished(self) -> None:
         """CubeError where a region of the cube is not finished: its pixels would be a silent hole in whatever is made of it."""
-        for region in self.spec.regions():
+        for region in self._own_regions():
             self._finished_key(region)
+
+    def _own_regions(self) -> Iterator[Region]:
+        """Regions of the whole cube, or of the sites that are asked for."""
+        sites = [self._site] if self._site is not None else self.places
+        if sites is None:
+            return self.spec.regions()
+        return (Region(t, *cell) for t in range(self.spec.grid[0]) for place in sites for cell in self.spec.cells_of(place))
 
     def _finished_key(self, region: Region) -> str:
         if region not in self._finished:
@@ -243,7 +304,9 @@ class CubeSource:
 
     def ids(self, window: Window) -> list[list[Any]]:
         """See :class:`eocube.model.recipe.Source`: digests of the shards, which a rebuilt input changes."""
-        regions = self._regions(window)
+        regions = self._regions(self._stored(window))
+        if self.spec.places is not None:
+            regions = [r for r in regions if r in self._finished or r in set(self._own_regions())]  # no site there: nodata
         unknown = [r for r in regions if r not in self._content]
         for region in unknown:
             self._finished_key(region)
@@ -284,15 +347,16 @@ class CubeSource:
 
     def cost(self, window: Window) -> Cost:
         """See :class:`eocube.model.recipe.Source`: whole inner chunks, one request each plus one a shard for its index."""
+        window = self._stored(window)
         ct, cy, cx = self.spec.chunk_tyx
         n_t = len({i // ct for i in window.times})
         n_yx = len(_shards(window.y, cy)) * len(_shards(window.x, cx))
         height, width = window.shape_yx
         cost = Cost(0, 0, 0)
         for v in self.spec.frame.variables:
-            deep = np.dtype(v.dtype).itemsize * (len(self.spec.frame.bands) if v.banded else 1)
+            deep = self.spec.frame.pixel_bytes(v)
             cost += Cost(
-                n_t * n_yx + len(self._regions(window)),
+                n_t * n_yx * self.spec.deep_chunks(v) + len(self._regions(window)),
                 n_t * ct * n_yx * cy * cx * deep,
                 len(window.times) * height * width * deep,
             )
@@ -300,16 +364,28 @@ class CubeSource:
 
     def scratch_bytes(self, window: Window) -> int:
         """See :class:`eocube.model.recipe.Scratching`."""
-        room = max(self._room(v, window) for v in self.spec.frame.variables)
-        return room + (frame_bytes(self.spec.frame, window) if self._frame != self.spec.frame else 0)
+        room = max(self._room(v, self._stored(window)) for v in self.spec.frame.variables) + _READING_BYTES
+        return room + (frame_bytes(self.spec.frame, window) if self._frame.data != self.spec.frame.data else 0)
 
     def _room(self, variable: Variable, window: Window) -> int:
         """One read: every encoded chunk, which may be as big as its pixels, a few decoded ones, and a copy out of each shard."""
         ct, cy, cx = self.spec.chunk_tyx
-        (height, width), deep = window.shape_yx, self._pixel_bytes(variable)
+        (height, width), deep = window.shape_yx, self.spec.frame.pixel_bytes(variable)
         dates = max((b - a for a, b in self._runs(variable, window)), default=0)
         n = math.ceil(dates / ct) * len(_shards(window.y, cy)) * len(_shards(window.x, cx))
-        return deep * (dates * height * width + ct * cy * cx * (n + min(n, AT_ONCE)))
+        return deep * (dates * height * width + ct * cy * cx * (n + min(n, chunks_at_once())))
+
+
+def read_places(blobs: Blobs, cube: str, product: str) -> tuple[Place, ...]:
+    """The finished sites that lie in a cube, from its parts of the index; CubeError where none is finished."""
+    from eocube.io.index import part_rows
+
+    rows = part_rows(blobs, cube, product)
+    if not rows:
+        raise CubeError(
+            f"No site of {cube}/{product} in {blobs.url} is finished yet. Finish the run that writes it (the same command again)."
+        )
+    return tuple(sorted({Place(r["site"], (r["window"][0], r["window"][1]), (r["window"][2], r["window"][3])) for r in rows}))
 
 
 def _shards(span: Span, unit: int) -> range:

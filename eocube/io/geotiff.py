@@ -29,8 +29,8 @@ import numpy.typing as npt
 from odc.geo.geobox import GeoBox
 
 from eocube.errors import AssetReadError, GridError
-from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, can_hold, check_asset
-from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, MASK, NONE, TiffDamageError, TiffImage, read_images
+from eocube.io.rasters import RasterInfo, RasterioReader, Reader, aligned_origin, can_hold, check_asset, local_path
+from eocube.io.tiff import DEFLATE, DIFFERENCED, LEADER_BYTES, MASK, NONE, Source, TiffDamageError, TiffImage, pread, read_images
 from eocube.kernels.differencing import undo_differencing
 from eocube.model.scene import Asset
 
@@ -44,6 +44,7 @@ _MOST_TIMES_SMALLER = 1040
 """DEFLATE can make nothing smaller than by this."""
 
 _Span = tuple[int, int]
+_Stamp = tuple[int, int, int]
 
 
 class GeoTiffReader:
@@ -65,11 +66,12 @@ class GeoTiffReader:
     def read(self, assets: Sequence[Asset], geobox: GeoBox, *, item_id: str, resampling: str) -> npt.NDArray[Any]:
         """See :class:`eocube.io.rasters.Reader`."""
         first = assets[0]
-        fd = _open(first.href) if self._decodes else None
-        if fd is None:
+        opened = _open(first.href) if self._decodes else None
+        if opened is None:
             return self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
+        fd, stamp = opened
         try:
-            file = self._file(fd, assets, item_id)
+            file = self._file(fd, stamp, assets, item_id)
             pixels = self._pixels(fd, file, assets, geobox, item_id, resampling)
             _check_unchanged(os.fstat(fd), file.stamp)
         except AssetReadError as e:
@@ -93,18 +95,18 @@ class GeoTiffReader:
             out[1:] = out[0]
             return out
         for image in file.images:
-            _check_blocks(fd, image, *_reach(file.info.geobox, geobox, origin))
+            check_blocks(fd, image, *_reach(file.info.geobox, geobox, origin))
         pixels = self._gdal.read(assets, geobox, item_id=item_id, resampling=resampling)
         _check_unchanged(_status(assets[0].href), file.stamp)
         return pixels
 
-    def _file(self, fd: int, assets: Sequence[Asset], item_id: str) -> _File:
+    def _file(self, fd: int, stamp: _Stamp, assets: Sequence[Asset], item_id: str) -> _File:
         """Structure and header of a file, looked at again when the file changed; its assets checked against the header once."""
-        href, stamp = assets[0].href, _stamp(os.fstat(fd))
+        href = assets[0].href
         file = self._files.get(href)
         if file is None or file.stamp != stamp:
             images = read_images(fd)
-            file = _File(stamp, self._gdal.describe(href), [one for one in images if _is_shown(one, images[0])])
+            file = _File(stamp, self._gdal.describe(href), [one for one in images if is_shown(one, images[0])])
             _check_unchanged(_status(href), stamp)
             with self._lock:
                 self._files.pop(href, None)
@@ -122,7 +124,7 @@ class GeoTiffReader:
 class _File:
     """What a reader keeps of a file."""
 
-    stamp: tuple[int, int, int]
+    stamp: _Stamp
     info: RasterInfo
     images: list[TiffImage]
     """The full-resolution image and its mask; none where the file is no TIFF."""
@@ -146,37 +148,34 @@ class _File:
         return tag if can_hold(self.info.dtypes[0], tag) else None
 
 
-def _is_shown(image: TiffImage, first: TiffImage) -> bool:
+def is_shown(image: TiffImage, first: TiffImage) -> bool:
     """Whether GDAL looks at it to make the pixels of the first."""
     return image is first or (image.shape_yx == first.shape_yx and bool(image.kind & MASK))
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+def _stamp(status: os.stat_result) -> _Stamp:
     """What changes with a file's bytes."""
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _open(href: str) -> int | None:
-    """A file of this machine; None where there is none, or a folder or a pipe: GDAL reads it, or says why not."""
+def _open(href: str) -> tuple[int, _Stamp] | None:
+    """A file of this machine, and its stamp. None where there is none, or a folder or a pipe: GDAL's reader says why not."""
     try:
-        fd = os.open(_path(href), os.O_RDONLY | os.O_NONBLOCK)
+        fd = os.open(local_path(href), os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError):
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
-        return fd
+    status = os.fstat(fd)
+    if stat.S_ISREG(status.st_mode):
+        return fd, _stamp(status)
     os.close(fd)
     return None
 
 
-def _path(href: str) -> str:
-    return href.removeprefix("file://")
-
-
 def _status(href: str) -> os.stat_result:
-    return Path(_path(href)).stat()
+    return Path(local_path(href)).stat()
 
 
-def _check_unchanged(status: os.stat_result, stamp: tuple[int, int, int]) -> None:
+def _check_unchanged(status: os.stat_result, stamp: _Stamp) -> None:
     """GDAL opens files by name: what it read must be the file that was looked at."""
     if _stamp(status) != stamp:
         raise TiffDamageError("it was changed while it was read; when nobody writes it any more, run again")
@@ -217,7 +216,7 @@ def _clip(low: float, high: float, size: int) -> _Span:
     return max(0, math.floor(low)), max(0, min(size, math.ceil(high)))
 
 
-def _check_blocks(fd: int, image: TiffImage, rows: _Span, columns: _Span) -> None:
+def check_blocks(source: Source, image: TiffImage, rows: _Span, columns: _Span) -> None:
     """The blocks that GDAL is about to read must be framed as they should be, and fit DEFLATE's checksum."""
     if not image.framed and image.compression not in DEFLATE:
         return
@@ -225,9 +224,9 @@ def _check_blocks(fd: int, image: TiffImage, rows: _Span, columns: _Span) -> Non
     for first, _, _ in _touched(image, rows, columns):
         for i in range(first, n * image.planes, n):
             if image.counts[i]:
-                body = _body(fd, image, i)
+                body = read_block(source, image, i)
                 if image.compression in DEFLATE:
-                    _decoded(body, image, i, None)
+                    decode_block(body, image, i, None)
 
 
 # ---------------------------------------------------------------------------------------------------------- pixels
@@ -266,11 +265,11 @@ def _put_block(
     fd: int, image: TiffImage, i: int, yx: tuple[slice, slice], part: npt.NDArray[Any], scratch: npt.NDArray[Any]
 ) -> None:
     """Block ``i``, cut to ``yx``, into ``part``."""
-    body = _body(fd, image, i)
+    body = read_block(fd, image, i)
     if image.compression == NONE:
         block = np.frombuffer(body, image.dtype).reshape(-1, image.block_yx[1])
     else:
-        _decoded(body, image, i, scratch.reshape(-1).view(np.uint8))
+        decode_block(body, image, i, scratch.reshape(-1).view(np.uint8))
         block = scratch
     if image.predictor == DIFFERENCED:
         undo_differencing(block, *yx, part)
@@ -278,23 +277,26 @@ def _put_block(
         part[:] = block[yx]
 
 
-def _body(fd: int, image: TiffImage, i: int) -> bytes:
+def read_block(source: Source, image: TiffImage, i: int) -> bytes | memoryview:
     """The coded bytes of a block, compared with what stands before and behind them."""
     offset, count = image.offsets[i], image.counts[i]
     pad = LEADER_BYTES if image.framed else 0
-    found = os.pread(fd, count + 2 * pad, offset - pad)
+    found = pread(source, count + 2 * pad, offset - pad)
     if len(found) != count + 2 * pad:
         raise TiffDamageError(f"block {i} at byte {offset} has {len(found) - 2 * pad} bytes left of {count}: the file is cut off")
     if not image.framed:
         return found
-    body = found[pad:-pad]
+    body = memoryview(found)[pad:-pad]
     if struct.unpack("<I", found[:pad])[0] != count or (count >= pad and found[-pad:] != body[-pad:]):
         raise TiffDamageError(f"block {i} at byte {offset} is not framed by its size and its last bytes: the file is damaged")
     return body
 
 
-def _decoded(body: bytes, image: TiffImage, i: int, out: npt.NDArray[np.uint8] | None) -> None:
-    """Decode a block, into ``out`` if there is one; it must give as many bytes as it should. Some writers pad the last strip."""
+def decode_block(body: bytes | memoryview, image: TiffImage, i: int, out: npt.NDArray[np.uint8] | None) -> None:
+    """Decode a DEFLATE or ZSTD block, into ``out`` if there is one.
+
+    TiffDamageError where it does not give as many bytes as it should; some writers pad the last strip.
+    """
     length, whole = image.block_bytes(i), image.block_bytes(0)
     where = f"block {i} at byte {image.offsets[i]}"
     if image.compression in DEFLATE and length > _MOST_TIMES_SMALLER * len(body):

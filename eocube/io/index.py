@@ -1,8 +1,9 @@
 """The index of a store: GeoParquet, a row a site × product, made of immutable parts.
 
-Each finished cube leaves one part, ``index/<cube>/<product>.<evidence><row>.parquet``, named by two digests: of what its row
-follows from, and of the row itself, so that parts of one name say the same. Compaction joins the parts into ``index.parquet``
-(put, list again, repeat until nothing changed), so that any number of runs may finish at once.
+Each finished cube leaves one part, ``index/<cube>/<product>.<evidence><rows>.parquet``, with a row for each of its sites. It is
+named by two digests: of what its rows follow from, and of the rows themselves, so that parts of one name say the same. Compaction
+joins the parts into ``index.parquet`` (put, list again, repeat until nothing changed), so that any number of runs may finish at
+once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,11 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from odc.geo.geobox import GeoBox
 
+from eocube.errors import DamagedStoreError
 from eocube.io.blobs import Blobs
 from eocube.io.parquet import read_parquet
 from eocube.model.frame import Frame
 from eocube.model.hashing import digest
 from eocube.model.hooks import kill_hook
+from eocube.model.spec import Place
 
 INDEX = "index.parquet"
 PARTS = "index"
@@ -33,6 +37,9 @@ PART = "part"
 
 ROW = 1
 """Raised when a row says other things of an unchanged cube: parts are then made anew."""
+
+ROWS_OF_GROUP = 32_768
+"""Rows that are decoded together: sites beside each other in name order are near each other in most corpora."""
 
 _DIGITS = 16
 """Of each of the two digests in a part's name."""
@@ -70,23 +77,32 @@ footprint in OGC:CRS84, WKB; ``bbox`` its box, for pruning row groups."""
 
 
 def index_row(
-    frame: Frame, *, site: str, cube: str, product: str, counts: tuple[int, int], unfinished: int, licence: str | None
+    frame: Frame,
+    *,
+    place: Place,
+    cube: str,
+    product: str,
+    counts: tuple[int, int],
+    unfinished: int,
+    licence: str | None,
+    split: str | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
-    """One row: what a cube is, without where its files came from.
+    """One row: what a site is in a cube, without where its files came from.
 
     ``counts`` are (clear, all) pixels × dates; ``clear_fraction`` is their quotient.
     """
-    outline = footprint(frame.geobox)
+    box = frame.geobox[slice(*place.y), slice(*place.x)]
+    outline = footprint(box)
     left, bottom, right, top = outline.bounds
-    ny, nx = frame.shape_yx
     return {
-        "site": site,
+        "site": place.site,
         "product": product,
         "cube": cube,
-        "window": [0, ny, 0, nx],
-        "crs": str(frame.geobox.crs),
-        "gsd_m": list(gsd_m(frame.geobox)),
-        "shape": [ny, nx],
+        "window": [*place.y, *place.x],
+        "crs": str(box.crs),
+        "gsd_m": list(gsd_m(box)),
+        "shape": list(map(int, box.shape)),
         "bands": list(frame.band_names),
         "dtype": frame.data.dtype,
         "first_date": frame.time_ms[0] if frame.time_ms else None,
@@ -94,8 +110,8 @@ def index_row(
         "n_dates": len(frame.time_ms),
         "clear_fraction": counts[0] / counts[1] if counts[1] else None,
         "unfinished_regions": unfinished,
-        "split": None,
-        "group": None,
+        "split": split,
+        "group": group,
         "license": licence,
         "bbox": {"xmin": left, "ymin": bottom, "xmax": right, "ymax": top},
         "geometry": outline.wkb,
@@ -135,8 +151,8 @@ def gsd_m(geobox: GeoBox) -> tuple[float, float]:
     return abs(geod.inv(lon, lat, lon, lat + a.e)[2]), abs(geod.inv(lon, lat, lon + a.a, lat)[2])
 
 
-def put_part(blobs: Blobs, row: dict[str, Any], *, evidence: str | None = None, replaces: Iterable[str] = ()) -> None:
-    """Leave a cube's row as an immutable part; parts of the same cube that know no more go after it.
+def put_part(blobs: Blobs, rows: Sequence[dict[str, Any]], *, evidence: str | None = None, replaces: Iterable[str] = ()) -> None:
+    """Leave the rows of a cube's sites as an immutable part; parts of the same cube that know no more go after it.
 
     Where another run has meanwhile left one that knows more, this one goes instead; where it knows as much, the names decide, so
     that two runs never take away each other's.
@@ -144,26 +160,28 @@ def put_part(blobs: Blobs, row: dict[str, Any], *, evidence: str | None = None, 
     Parameters
     ----------
     evidence
-        A digest of what the row follows from, so that a later run can tell by its name that the part is there.
+        A digest of what the rows follow from, so that a later run can tell by its name that the part is there.
     replaces
-        Parts that were there before anything that the row follows from was looked at: they go whatever they say.
+        Parts that were there before anything that the rows follow from was looked at: they go whatever they say.
     """
-    name = part_path(row, evidence)
+    name = part_path(rows, evidence)
     for key in replaces:
         if key != name:
             blobs.delete(key)  # before the put: who sees the new part does not take one of these for the newer
-    blobs.put(name, _parquet(pa.Table.from_pylist([row], schema=SCHEMA)))  # equal bytes do no harm, and mend a damaged part
-    there = _parts_of(blobs, row["cube"], part_stem(name))  # after the put: of two runs at once, one sees the other's
+    blobs.put(
+        name, write_index(pa.Table.from_pylist(list(rows), schema=SCHEMA))
+    )  # equal bytes do no harm, and mend a damaged part
+    there = _parts_of(blobs, rows[0]["cube"], part_stem(name))  # after the put: of two runs at once, one sees the other's
     for key in there if name in there else ():  # if not, another run has replaced it
         if key != name:
-            found = (other for table in _read_parts(blobs, [key]).values() for other in table.to_pylist())
-            blobs.delete(name if any((*_rank(other), key) > (*_rank(row), name) for other in found) else key)
+            others = [table.to_pylist() for table in _read_parts(blobs, [key]).values()]
+            blobs.delete(name if any((_rank(other), key) > (_rank(rows), name) for other in others) else key)
 
 
-def part_path(row: Mapping[str, Any], evidence: str | None) -> str:
-    """Key of a row's part."""
-    said = digest({**row, "geometry": row["geometry"].hex()})
-    return f"{cube_stem(row['cube'], row['product'])}.{(evidence or _NO_EVIDENCE)[:_DIGITS]}{said[:_DIGITS]}.parquet"
+def part_path(rows: Sequence[Mapping[str, Any]], evidence: str | None) -> str:
+    """Key of the part with these rows, all of one cube."""
+    said = digest([{**row, "geometry": row["geometry"].hex()} for row in rows])
+    return f"{cube_stem(rows[0]['cube'], rows[0]['product'])}.{(evidence or _NO_EVIDENCE)[:_DIGITS]}{said[:_DIGITS]}.parquet"
 
 
 def cube_stem(cube: str, product: str) -> str:
@@ -190,13 +208,20 @@ def list_parts(blobs: Blobs) -> dict[str, list[str]]:
     return out
 
 
+def part_rows(blobs: Blobs, cube: str, product: str) -> list[dict[str, Any]]:
+    """The rows of a cube's sites, from its parts: a listing and a few requests, however big the store is."""
+    names = _parts_of(blobs, cube, cube_stem(cube, product))
+    rows: list[dict[str, Any]] = join_parts(_read_parts(blobs, names))[0].to_pylist()
+    return rows
+
+
 def _parts_of(blobs: Blobs, cube: str, stem: str) -> list[str]:
     return [key for key, _ in blobs.list(f"{PARTS}/{cube}") if part_stem(key) == stem]
 
 
-def _rank(row: dict[str, Any]) -> tuple[int, int]:
-    """Of two rows of one cube the higher knows more: more dates, then fewer unfinished regions."""
-    return row["n_dates"], -row["unfinished_regions"]
+def _rank(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
+    """Of two parts of one cube the higher knows more: more sites, then more dates, then fewer unfinished regions."""
+    return len(rows), sum(row["n_dates"] for row in rows), -sum(row["unfinished_regions"] for row in rows)
 
 
 def compact(blobs: Blobs, *, trust_index: bool = False) -> pa.Table:
@@ -213,13 +238,13 @@ def compact(blobs: Blobs, *, trust_index: bool = False) -> pa.Table:
         read |= _read_parts(blobs, [n for n in names if n not in read])
         table, made_of = join_parts(read)
         kill_hook("index")
-        blobs.put(INDEX, _parquet(table.append_column(PART, pa.array(made_of, pa.string()))))
+        blobs.put(INDEX, write_index(table.append_column(PART, pa.array(made_of, pa.string()))))
         before = names
     return table
 
 
 def _rows_of_index(blobs: Blobs) -> dict[str, pa.Table]:
-    """Part → its row, of the parts that the index says it was made of; nothing where it cannot be read or is of another form."""
+    """Part → its rows, of parts that the index has wholly; nothing where it cannot be read or is of another form."""
     body = blobs.get(INDEX)
     try:
         table = read_parquet(body or b"")
@@ -228,14 +253,29 @@ def _rows_of_index(blobs: Blobs) -> dict[str, pa.Table]:
         rows.cast(SCHEMA)
     except (pa.ArrowException, OSError, KeyError, ValueError):
         return {}
-    return {name: rows.slice(i, 1) for i, name in enumerate(names)}
+    at: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        at.setdefault(name, []).append(i)
+    # Of several parts of one cube each may have lost rows to another.
+    beside = Counter(map(part_stem, at))
+    return {name: rows.take(found) for name, found in at.items() if beside[part_stem(name)] == 1}
 
 
 def _read_parts(blobs: Blobs, names: Sequence[str]) -> dict[str, pa.Table]:
-    """Part → its row; a part that was replaced since the listing is left out."""
+    """Part → its rows; a part that was replaced since the listing is left out. DamagedStoreError for one that cannot be read."""
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         bodies = zip(names, pool.map(blobs.get, names), strict=True)
-        return {name: read_parquet(body) for name, body in bodies if body is not None}
+        return {name: _read_part(blobs, name, body) for name, body in bodies if body is not None}
+
+
+def _read_part(blobs: Blobs, name: str, body: bytes) -> pa.Table:
+    try:
+        return read_parquet(body)
+    except (pa.ArrowException, OSError) as e:
+        raise DamagedStoreError(
+            f"{name} in {blobs.url}, a part of the index, cannot be read ({e}). Run `eocube index {blobs.url}`: it makes every "
+            "part anew from the cubes and their markers."
+        ) from e
 
 
 def join_parts(parts: Mapping[str, pa.Table]) -> tuple[pa.Table, list[str]]:
@@ -257,7 +297,8 @@ def read_index(blobs: Blobs) -> pa.Table:
     return SCHEMA.empty_table() if body is None else read_parquet(body, columns=SCHEMA.names)
 
 
-def _parquet(table: pa.Table) -> bytes:
+def write_index(table: pa.Table) -> bytes:
+    """The table as GeoParquet."""
     geo = {
         "version": "1.1.0",
         "primary_column": "geometry",
@@ -270,5 +311,11 @@ def _parquet(table: pa.Table) -> bytes:
         },
     }
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({"geo": json.dumps(geo)}), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(
+        table.replace_schema_metadata({"geo": json.dumps(geo)}),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+        row_group_size=ROWS_OF_GROUP,
+    )
     return sink.getvalue()

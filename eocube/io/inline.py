@@ -10,8 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-AT_ONCE = 10
-"""Chunks that zarr-python decodes before it puts the first of them in its place (its ``async.concurrency``)."""
+
+def chunks_at_once() -> int:
+    """Chunks that zarr-python decodes before it puts the first of them in its place: its ``async.concurrency``."""
+    import zarr
+
+    return int(zarr.config.get("async.concurrency"))
 
 
 class _AtOnce(ThreadPoolExecutor):

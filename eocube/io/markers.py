@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from eocube.errors import DamagedStoreError
 from eocube.io.blobs import Blobs
 from eocube.model.hashing import canonical_json
-from eocube.model.spec import Region
+from eocube.model.spec import Place, Region
 
 MARKERS = "markers"
 _PARTIAL = ".partial"
@@ -52,6 +52,9 @@ class Marker:
 
     failed: list[dict[str, str]]
     """Assets that could not be read (errors='skip')."""
+
+    place: Place | None = None
+    """The site that the region belongs to; None where the whole cube is one."""
 
 
 def marker_folder(cube: str, product: str, region: Region | None = None) -> str:
@@ -104,12 +107,20 @@ def get_marker(blobs: Blobs, cube: str, product: str, name: MarkerName) -> Marke
     if body is None:
         return None
     try:
-        return Marker(**json.loads(body))
+        said = json.loads(body)
+        return Marker(**{**said, "place": _place(said.get("place"))})
     except (ValueError, TypeError) as e:
         raise DamagedStoreError(
             f"Marker {marker_path(cube, product, name)} in {blobs.url} is not readable: {e}. "
             "Delete it and run the same command again; its region is then redone."
         ) from e
+
+
+def _place(said: Sequence[Any] | None) -> Place | None:
+    if said is None:
+        return None
+    site, (y0, y1), (x0, x1) = said
+    return Place(site, (y0, y1), (x0, x1))
 
 
 def delete_markers(blobs: Blobs, cube: str, product: str, names: Iterable[MarkerName]) -> None:

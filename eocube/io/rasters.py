@@ -7,6 +7,8 @@ failed reads are tried again here.
 from __future__ import annotations
 
 import math
+import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -34,7 +36,17 @@ _ALIGNED_PX = 1e-3
 _EXACT_PX = 1e-9
 """Most that GDAL's approximate transform may be wrong, so that it is in fact exact; rasterio does not take 0."""
 _T = TypeVar("_T")
+CURL_CACHE_BYTES = 16 * 1024 * 1024
+"""What GDAL keeps in a process of remote files that it has read (``CPL_VSIL_CURL_CACHE_SIZE``, its default)."""
+
 _REMOTE = ("http://", "https://", "s3://", "gs://", "az://", "/vsi")
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+_FIRST_BYTES = 64
 
 
 class Reader(Protocol):
@@ -94,17 +106,23 @@ class RasterioReader:
     def _with_file(self, href: str, item_id: str, asset: str, use: Callable[[Any], _T]) -> _T:
         """``use`` of the opened file; a remote one is tried again, past what GDAL remembers of the failure."""
         rasterio = _rasterio()
-        tries = self.retries if href.startswith(_REMOTE) else 1
+        remote = is_remote(href)
+        tries = self.retries if remote else 1
+        if not remote and (kind := _no_file(local_path(href))) is not None:
+            raise AssetReadError(href, item_id, asset, f"it is {kind}, not a file")
         for n in range(tries):
             options = GDAL_OPTIONS if n == 0 else {**GDAL_OPTIONS, **_FORGET}
             try:
                 with rasterio.Env(**options), rasterio.open(href) as src:
                     return use(src)
+            except GridError as e:
+                raise AssetReadError(href, item_id, asset, str(e)) from e
             except (rasterio.errors.RasterioError, OSError) as e:
                 if isinstance(e, AssetReadError):
                     raise
                 if n + 1 == tries:
-                    raise AssetReadError(href, item_id, asset, str(e) or type(e).__name__) from e
+                    reason = str(e) or type(e).__name__
+                    raise AssetReadError(href, item_id, asset, reason if remote else _with_found(href, reason)) from e
                 time.sleep(self.backoff_s * 2**n)
         raise AssertionError  # the loop returns or raises
 
@@ -116,6 +134,47 @@ def _rasterio() -> Any:
     except ImportError as e:
         raise MissingDependencyError("Reading raster files", "rasterio", "build") from e
     return rasterio
+
+
+def is_remote(href: str) -> bool:
+    """Whether GDAL fetches the file."""
+    return href.startswith(_REMOTE)
+
+
+def local_path(href: str) -> str:
+    """The path of a file of this machine."""
+    return href.removeprefix("file://")
+
+
+def _no_file(path: str) -> str | None:
+    """What a path is if neither file nor folder: GDAL would wait for a pipe's writer, and no signal would end that."""
+    try:
+        return _NO_FILES.get(stat.S_IFMT(os.stat(path).st_mode))  # noqa: PTH116 - hot path
+    except (OSError, ValueError):
+        return None
+
+
+def _with_found(href: str, reason: str) -> str:
+    """GDAL's reason; where it recognises no format, after what a look at the place shows."""
+    found = _seen(local_path(href)) if "not recognized" in reason else None
+    return reason if found is None else f"{found} (GDAL: {reason.rstrip('. ')})"
+
+
+def _seen(path: str) -> str | None:
+    """What is at a path, where a look at the name and the first bytes tells: a folder, nothing, text."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 - a name of GDAL's is no path
+            first = file.read(_FIRST_BYTES)
+    except IsADirectoryError:
+        return "it is a folder, and not one that GDAL knows as a raster"
+    except (OSError, ValueError):
+        return None
+    if not first:
+        return "it is empty (0 bytes)"
+    text = first.decode("utf-8", errors="ignore")
+    if len(first) - len(text.encode()) > 3 or not all(c.isprintable() or c.isspace() for c in text):  # 3: a letter cut in two
+        return None
+    return f"it is text, beginning with {' '.join(text.split())!r}"
 
 
 def _info(src: Any) -> RasterInfo:
@@ -260,7 +319,9 @@ def aligned_origin(inner: GeoBox, geobox: GeoBox) -> tuple[int, int] | None:
     if inner.crs != geobox.crs or (a.b, a.d) != (0, 0) or (b.b, b.d) != (0, 0):
         return None
     ny, nx = geobox.shape
-    (x0, y0), (x1, y1) = (~a @ (b @ corner) for corner in ((0.0, 0.0), (float(nx), float(ny))))
+    # Written out: a product of two transforms takes as long as reading a small block.
+    x0, x1 = (b.c - a.c) / a.a, (b.c + nx * b.a - a.c) / a.a
+    y0, y1 = (b.f - a.f) / a.e, (b.f + ny * b.e - a.f) / a.e
     near = (abs(v - round(v)) < _ALIGNED_PX for v in (x0, y0, x1, y1))
     if all(near) and (round(x1) - round(x0), round(y1) - round(y0)) == (nx, ny):
         return round(y0), round(x0)

@@ -16,14 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from eocube.errors import DamagedStoreError
-from eocube.io.blobs import Blobs, Scratch
+from eocube.io.blobs import Blobs
+from eocube.io.scratch import Scratch
 from eocube.model.frame import Variable
 from eocube.model.spec import CODEC
 
 _ABSENT = 2**64 - 1
 _CHECKSUM_BYTES = 4
-HELD_BYTES = 8 * 1024 * 1024
-"""Most bytes of encoded chunks that a task holds until their shards are put, where the disk of the store can take the rest."""
+HELD_BYTES = 4 * 1024 * 1024
+"""Most bytes of encoded chunks that a task holds until their shards are put; the rest waits in a nameless file."""
 
 ChunkIndex = tuple[int, ...]
 
@@ -113,10 +114,7 @@ class Kept(NamedTuple):
 
 
 class Shelf:
-    """Encoded chunks until they are put: the first ``HELD_BYTES`` in memory, the rest in a nameless file beside the store.
-
-    Where the store is no folder all of them stay in memory.
-    """
+    """Encoded chunks until they are put: the first ``HELD_BYTES`` in memory, the rest in a nameless file (:class:`Scratch`)."""
 
     def __init__(self, blobs: Blobs, *, most_bytes: int = HELD_BYTES):
         self._blobs, self._most_bytes = blobs, most_bytes
@@ -125,11 +123,10 @@ class Shelf:
 
     def keep(self, body: bytes) -> Kept:
         """Lay a chunk by."""
-        if self._held_bytes + len(body) > self._most_bytes and self._scratch is None:
-            self._scratch = self._blobs.scratch()
-        if self._held_bytes + len(body) <= self._most_bytes or self._scratch is None:
+        if self._held_bytes + len(body) <= self._most_bytes:
             self._held_bytes += len(body)
             return Kept(len(body), body, 0)
+        self._scratch = self._scratch or self._blobs.scratch()
         return Kept(len(body), None, self._scratch.append(body))
 
     def body(self, kept: Kept) -> bytes:

@@ -1,18 +1,18 @@
-"""From a cube's markers to its row of the index: the one way, whoever asks (a run at its end, or a rebuild of the index)."""
+"""From a cube's markers to its rows of the index: the one way, whoever asks (a run at its end, or a rebuild of the index)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from eocube.io.blobs import Blobs
 from eocube.io.cubes import spec_from_attrs
 from eocube.io.index import ROW, index_row
 from eocube.io.markers import Marker, MarkerName, get_marker, list_markers
-from eocube.io.template import EOCUBE_ATTR, frame_from_attrs
+from eocube.io.template import EOCUBE_ATTR
 from eocube.model.hashing import digest
-from eocube.model.spec import CubeSpec, Region, region_key
+from eocube.model.spec import CubeSpec, Place, Region, region_key
 
 
 class Counted(Protocol):
@@ -30,10 +30,14 @@ class Counted(Protocol):
     def failed(self) -> list[dict[str, str]]:
         """Assets that could not be read."""
 
+    @property
+    def place(self) -> Place | None:
+        """The site that it belongs to; None where the whole cube is one."""
+
 
 @dataclass(kw_only=True)
-class Tally:
-    """Sums over the written regions of a cube."""
+class Sums:
+    """Over the written regions of one site."""
 
     regions: int = 0
     pixels: int = 0
@@ -41,44 +45,75 @@ class Tally:
     unfinished: int = 0
     """Regions in which a file could not be read."""
 
+
+@dataclass(kw_only=True)
+class Tally:
+    """Sums over the written regions of a cube, site by site."""
+
+    sites: dict[Place | None, Sums] = field(default_factory=dict)
+    """None: the whole cube."""
+
     def add(self, region: Counted) -> None:
         """Count one region."""
-        self.regions += 1
-        self.pixels += region.pixels
-        self.clear += region.clear
-        self.unfinished += bool(region.failed)
+        s = self.sites.setdefault(region.place, Sums())
+        s.regions += 1
+        s.pixels += region.pixels
+        s.clear += region.clear
+        s.unfinished += bool(region.failed)
+
+    @property
+    def unfinished(self) -> int:
+        """Regions in which a file could not be read, of all sites."""
+        return sum(s.unfinished for s in self.sites.values())
+
+    def copy(self) -> Tally:
+        """One that is counted on by itself."""
+        return Tally(sites={place: replace(s) for place, s in self.sites.items()})
 
 
-def cube_row(attrs: Mapping[str, Any], tally: Tally, *, site: str) -> dict[str, Any]:
-    """The index row of a cube, from the attributes of its group and its sums. Equal arguments give equal rows."""
-    return index_row(
-        frame_from_attrs(attrs),
-        site=site,
-        cube=attrs[EOCUBE_ATTR]["cube"],
-        product=attrs[EOCUBE_ATTR]["product"],
-        counts=(tally.clear, tally.pixels),
-        unfinished=tally.unfinished,
-        licence=None if attrs.get("license") is None else str(attrs["license"]),
-    )
+def cube_rows(attrs: Mapping[str, Any], tally: Tally, *, site: str) -> list[dict[str, Any]]:
+    """The index rows of a cube, from the attributes of its group and its sums; of sites whose every region is counted.
+
+    ``site`` names the whole cube, where it is one. Equal arguments give equal rows.
+    """
+    spec = spec_from_attrs(attrs)
+    (ny, nx), dates = spec.frame.shape_yx, spec.grid[0]
+    rows = []
+    for place, s in sorted(tally.sites.items(), key=lambda p: p[0] or ()):
+        n_cells = spec.grid[1] * spec.grid[2] if place is None else len(spec.cells_of(place))
+        if s.regions == dates * n_cells:
+            row = index_row(
+                spec.frame,
+                place=place or Place(site, (0, ny), (0, nx)),
+                cube=attrs[EOCUBE_ATTR]["cube"],
+                product=attrs[EOCUBE_ATTR]["product"],
+                counts=(s.clear, s.pixels),
+                unfinished=s.unfinished,
+                licence=None if attrs.get("license") is None else str(attrs["license"]),
+                split=attrs[EOCUBE_ATTR].get("split"),
+                group=attrs[EOCUBE_ATTR].get("group"),
+            )
+            rows.append(row)
+    return rows
 
 
-def finished_row(
+def finished_rows(
     attrs: Mapping[str, Any], regions: Iterable[Counted | None], *, site: str, so_far: Tally | None = None
-) -> dict[str, Any] | None:
-    """As :func:`cube_row` over what is known of each region; None where one is unwritten.
+) -> list[dict[str, Any]]:
+    """As :func:`cube_rows` over what is known of each region; nothing where one is unwritten.
 
     ``regions`` is drawn to its end or to the first None; ``so_far`` holds the sums over those that are not among them.
     """
-    tally = Tally() if so_far is None else replace(so_far)
+    tally = Tally() if so_far is None else so_far.copy()
     for region in regions:
         if region is None:
-            return None
+            return []
         tally.add(region)
-    return cube_row(attrs, tally, site=site)
+    return cube_rows(attrs, tally, site=site)
 
 
 def row_evidence(attrs: Mapping[str, Any], keys: Iterable[str | None], *, site: str) -> str | None:
-    """A name for what a cube's row follows from: its metadata and the keys of its regions, in order, of each the whole one.
+    """A name for what a cube's rows follow from: its metadata and the keys of its regions, in order, of each the whole one.
 
     What is counted in a region may change under its key when it is redone: a run takes back the part with this name first.
     None where a key is None: a region is unwritten, or its key does not say what was counted in it, because files of it failed
@@ -96,6 +131,13 @@ def settled_key(names: Sequence[MarkerName]) -> str | None:
 def markers_by_region(blobs: Blobs, cube: str, product: str) -> dict[Region, list[MarkerName]]:
     """Every marker of a cube, from one listing."""
     return by_region(list_markers(blobs, cube, product))
+
+
+def known_regions(spec: CubeSpec, names: Iterable[Region]) -> list[Region]:
+    """Regions that a stored cube has: all of its grid; of one in which sites lie those with a marker."""
+    if spec.places is None:
+        return list(spec.regions())
+    return sorted(r for r in names if all(i < n for i, n in zip(r, spec.grid, strict=True)))
 
 
 def by_region(names: Iterable[MarkerName]) -> dict[Region, list[MarkerName]]:

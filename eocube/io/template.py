@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy.typing as npt
 from eocube.io.geozarr import group_attrs, spatial_attrs, spatial_ref_attrs
 from eocube.io.shards import chunk_codecs
 from eocube.model.bands import Band
-from eocube.model.frame import Frame, PerTime, Variable
+from eocube.model.frame import Axis, Frame, PerTime, Variable
 from eocube.model.hashing import canonical_json, digest
 from eocube.model.recipe import RECIPE_ATTR
 from eocube.model.spec import FORMAT, SUMMARY, CubeSpec
@@ -36,8 +36,18 @@ class Template(Mapping[str, bytes]):
     A run that finds the cube finished needs to know what its root says, and no bytes at all.
     """
 
-    def __init__(self, root_json: dict[str, Any], arrays: Mapping[str, _Array]):
-        self.root_json, self._arrays = root_json, arrays
+    def __init__(self, make: Callable[[], tuple[dict[str, Any], Mapping[str, _Array]]]):
+        self._make = make
+
+    @cached_property
+    def _made(self) -> tuple[dict[str, Any], Mapping[str, _Array]]:
+        """Not before it is asked for: a plan of half a million sites asks for none."""
+        return self._make()
+
+    @property
+    def root_json(self) -> dict[str, Any]:
+        """The group's ``zarr.json`` as an object."""
+        return self._made[0]
 
     @cached_property
     def root(self) -> bytes:
@@ -47,7 +57,7 @@ class Template(Mapping[str, bytes]):
     @cached_property
     def _objects(self) -> dict[str, bytes]:
         made = {ROOT: self.root}
-        for name, array in self._arrays.items():
+        for name, array in self._made[1].items():
             made[f"{name}/{ROOT}"] = json.dumps(array.metadata, indent=2, allow_nan=False).encode()
             made |= {f"{name}/{key}": body for key, body in array.chunks()}
         return made
@@ -62,11 +72,30 @@ class Template(Mapping[str, bytes]):
         return len(self._objects)
 
 
-def cube_template(spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: str, licence: Mapping[str, Any]) -> Template:
-    """The metadata and coordinates of a cube. Equal arguments give equal bytes.
+def cube_template(
+    spec: CubeSpec,
+    *,
+    cube: str,
+    product: str,
+    recipe: str,
+    sid: str,
+    licence: Mapping[str, Any],
+    site: str | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Template:
+    """The metadata and coordinates of a cube, made when they are asked for. Equal arguments give equal bytes.
 
-    ``licence`` holds ``licenses`` and ``attributions`` of the sources; both land in the group's attributes.
+    ``licence`` holds ``license`` and ``attribution`` of the sources; both land in the group's attributes. ``site``: its name
+    where the cube's is another; ``labels``: ``split`` and ``group``, where the corpus has them.
     """
+    named = {"cube": cube, "product": product, **({} if site is None or site == cube else {"site": site}), **(labels or {})}
+    return Template(partial(_all_of, spec, named=named, recipe=recipe, sid=sid, licence=licence))
+
+
+def _all_of(
+    spec: CubeSpec, *, named: Mapping[str, str], recipe: str, sid: str, licence: Mapping[str, Any]
+) -> tuple[dict[str, Any], Mapping[str, _Array]]:
+    """The root and every array."""
     frame = spec.frame
     listed = " ".join(["spatial_ref", *(p.name for p in frame.per_time)])
     arrays = {
@@ -84,12 +113,11 @@ def cube_template(spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: 
         )
     )
     arrays |= {name: _axis(values, dims, attrs) for name, values, dims, attrs in _axes(frame)}
-    root = _root(arrays, spec, cube=cube, product=product, recipe=recipe, sid=sid, licence=licence)
-    return Template(root, arrays)
+    return _root(arrays, spec, named=named, recipe=recipe, sid=sid, licence=licence), arrays
 
 
 def _root(
-    arrays: Mapping[str, _Array], spec: CubeSpec, *, cube: str, product: str, recipe: str, sid: str, licence: Mapping[str, Any]
+    arrays: Mapping[str, _Array], spec: CubeSpec, *, named: Mapping[str, str], recipe: str, sid: str, licence: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {
         "zarr_format": 3,
@@ -99,13 +127,14 @@ def _root(
             **group_attrs(spec.frame.geobox),
             EOCUBE_ATTR: {
                 "format": FORMAT,
-                "cube": cube,
-                "product": product,
+                **named,
                 "settings_id": sid,
                 "layout": spec.layout,
                 "chunk_tyx": list(spec.chunk_tyx),
                 "shard_tyx": list(spec.shard_tyx),
                 "cell_px": spec.cell_px,
+                **({"bands_apart": True} if spec.bands_apart else {}),
+                **({"sited": True} if spec.places is not None else {}),
                 **frame_json(spec.frame),
             },
             RECIPE_ATTR: str(recipe),
@@ -253,6 +282,7 @@ def _axes(frame: Frame) -> list[tuple[str, npt.NDArray[Any], tuple[str, ...], di
     ]
     if frame.time_bnds_ms is not None:
         out.append(("time_bnds", np.array(frame.time_bnds_ms, "i8").reshape(-1, 2), ("time", "bnds"), ms))
+    out += [(a.name, np.array(a.labels, object), (a.name,), dict(a.attrs)) for a in frame.axes]
     scalars = [(p, np.array(p.values, object if p.dtype == "str" else p.dtype)) for p in frame.per_time]
     return [*out, *((p.name, values, ("time",), dict(p.attrs)) for p, values in scalars)]
 
@@ -293,6 +323,7 @@ def frame_json(frame: Frame) -> dict[str, Any]:
                 "name": v.name,
                 "dtype": v.dtype,
                 "banded": v.banded,
+                **({} if v.axis is None else {"axis": [v.axis.name, list(v.axis.labels), [list(a) for a in v.axis.attrs]]}),
                 "nodata": "nan" if v.nodata is not None and v.nodata != v.nodata else v.nodata,
                 "scale": v.scale,
                 "offset": v.offset,
@@ -307,6 +338,10 @@ def frame_json(frame: Frame) -> dict[str, Any]:
         ],
         "frame_digest": digest([list(frame.time_ms), [list(p.values) for p in frame.per_time], list(frame.geobox.affine)[:6]]),
     }
+
+
+def _axis_from_json(said: Sequence[Any] | None) -> Axis | None:
+    return None if said is None else Axis(name=said[0], labels=tuple(said[1]), attrs=tuple((a, b) for a, b in said[2]))
 
 
 def frame_from_attrs(attrs: Mapping[str, Any]) -> Frame:
@@ -327,6 +362,7 @@ def frame_from_attrs(attrs: Mapping[str, Any]) -> Frame:
                 name=v["name"],
                 dtype=v["dtype"],
                 banded=v["banded"],
+                axis=_axis_from_json(v.get("axis")),
                 nodata=float("nan") if v["nodata"] == "nan" else v["nodata"],
                 scale=v["scale"],
                 offset=v["offset"],

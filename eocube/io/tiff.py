@@ -27,10 +27,9 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 NONE, DEFLATE, ZSTD = 1, (8, 32946), (50000, 34926)
 """TIFF's numbers of the codings that are decoded here."""
@@ -58,7 +57,7 @@ _GHOST_SAYS = (b"BLOCK_LEADER=SIZE_AS_UINT4", b"BLOCK_TRAILER=LAST_4_BYTES_REPEA
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8, 129: 1}
 """Type of an entry → bytes of a value."""
 
-_COUNTING = {3: "u2", 4: "u4", 16: "u8"}
+_COUNTING = {3: "H", 4: "I", 16: "Q"}
 """Types of the entries that are read here."""
 
 _TEXT = frozenset((269, 270, 271, 272, 285, 305, 306, 315, 316, 333, 337))
@@ -78,6 +77,13 @@ _FORMS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "V", 6: "V"}
 
 _ALL_KINDS = 7
 _NODATA = 42113
+
+
+Source = int | bytes
+"""A file: a descriptor that is open for reading, or all its bytes."""
+
+Tags = dict[int, tuple[int, bytes]]
+"""Tag → type, and values as they stand in the file."""
 
 
 class TiffDamageError(ValueError):
@@ -136,18 +142,34 @@ class TiffImage(NamedTuple):
         return self.block_rows(i) * -(-self.block_yx[1] * self.samples * self.bits // 8)
 
 
-def read_images(fd: int) -> list[TiffImage]:
-    """The images of an open TIFF, the full-resolution one first; none where the file is no TIFF.
+def pread(source: Source, n: int, at: int) -> bytes:
+    """``n`` bytes from byte ``at`` on, fewer where the file ends before."""
+    return source[at : at + n] if isinstance(source, bytes) else os.pread(source, n, at)
+
+
+def read_images(source: Source) -> list[TiffImage]:
+    """The images of a TIFF, the full-resolution one first; none where the file is no TIFF.
 
     Raises
     ------
     TiffDamageError
         The structure contradicts itself or the size of the file.
     """
-    file = _File(fd)
+    return _images(_File(source))[0]
+
+
+def read_structure(source: Source) -> tuple[list[TiffImage], Tags]:
+    """The images of a TIFF, as :func:`read_images` has them, and the tags of its first directory; none where it is no TIFF."""
+    file = _File(source)
+    images, directories = _images(file)
+    entries = directories[0].entries if directories else {}
+    return images, {code: (entry.kind, file.take(entry.at, _SIZES[entry.kind] * entry.n)) for code, entry in entries.items()}
+
+
+def _images(file: _File) -> tuple[list[TiffImage], list[_Directory]]:
     directories = list(_directories(file))
     if not directories:
-        return []
+        return [], []
     framed = _is_framed(file.take(0, min(512, file.size)))
     images = [image for d in directories if (image := _image(file, d, framed=framed)) is not None]
     for image in images:
@@ -157,9 +179,9 @@ def read_images(fd: int) -> list[TiffImage]:
         _check_owners(images, owned, file.size)
         _check_overviews(images)
         if framed:
-            _check_order(fd, images, file.size)
-        _check_lost(fd, images, owned, file.size)
-    return images
+            _check_order(file.source, images, file.size)
+        _check_lost(file.source, images, owned, file.size)
+    return images, directories
 
 
 # ---------------------------------------------------------------------------------------------------------- directories
@@ -181,9 +203,9 @@ class _Directory(NamedTuple):
 class _File:
     """Bytes of an open file, asked for by place; its first few thousand are fetched at once."""
 
-    def __init__(self, fd: int):
-        self.fd, self.size = fd, os.fstat(fd).st_size
-        self._head = os.pread(fd, _HEAD_BYTES, 0)
+    def __init__(self, source: Source):
+        self.source, self.size = source, len(source) if isinstance(source, bytes) else os.fstat(source).st_size
+        self._head = pread(source, _HEAD_BYTES, 0)
         self.order = {b"II": "<", b"MM": ">"}.get(self._head[:2], "")
         version = struct.unpack(f"{self.order}H", self._head[2:4])[0] if self.order and len(self._head) >= 8 else 0
         self.is_tiff, self.big = version in (42, 43), version == 43
@@ -193,7 +215,7 @@ class _File:
         """Exactly ``n`` bytes."""
         if at + n > self.size:
             raise TiffDamageError(f"its structure names bytes {at} to {at + n} of a file of {self.size}")
-        return self._head[at : at + n] if at + n <= len(self._head) else os.pread(self.fd, n, at)
+        return self._head[at : at + n] if at + n <= len(self._head) else pread(self.source, n, at)
 
     def number(self, at: int, kind: str) -> int:
         """One whole number."""
@@ -253,15 +275,14 @@ def _check_entry(code: int, kind: int, count: int) -> None:
         )
 
 
-def _values(file: _File, directory: _Directory, code: int, default: int) -> npt.NDArray[Any]:
+def _values(file: _File, directory: _Directory, code: int, default: int) -> tuple[int, ...]:
     """Whole numbers of a tag."""
     entry = directory.entries.get(code)
     if entry is None:
-        return np.array([default])
+        return (default,)
     if entry.kind not in _COUNTING or not entry.n:
         raise TiffDamageError(f"tag {code} has {entry.n} values of type {entry.kind}, and should be whole numbers")
-    kind = np.dtype(f"{file.order}{_COUNTING[entry.kind]}")
-    return np.frombuffer(file.take(entry.at, kind.itemsize * entry.n), kind)
+    return struct.unpack(f"{file.order}{entry.n}{_COUNTING[entry.kind]}", file.take(entry.at, _SIZES[entry.kind] * entry.n))
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -290,8 +311,8 @@ def _image(file: _File, directory: _Directory, *, framed: bool) -> TiffImage | N
         dtype=str(np.dtype(dtype)) if dtype in _NUMBERS and bits % 8 == 0 else "",
         compression=one(259, 1),
         predictor=one(317, 1),
-        offsets=tuple(_values(file, directory, 324 if tiled else 273, 0).tolist()),
-        counts=tuple(_values(file, directory, 325 if tiled else 279, 0).tolist()),
+        offsets=_values(file, directory, 324 if tiled else 273, 0),
+        counts=_values(file, directory, 325 if tiled else 279, 0),
         framed=framed,
         marked=_NODATA in tags,
         plain=False,
@@ -304,10 +325,10 @@ def _image(file: _File, directory: _Directory, *, framed: bool) -> TiffImage | N
 
 def _one(file: _File, directory: _Directory, code: int, default: int) -> int:
     """The number of a tag, which must be one for all bands."""
-    found = set(_values(file, directory, code, default).tolist())
-    if len(found) > 1:
-        raise TiffDamageError(f"tag {code} differs between bands: {sorted(found)}")
-    return int(found.pop())
+    first, *others = _values(file, directory, code, default)
+    if any(other != first for other in others):
+        raise TiffDamageError(f"tag {code} differs between bands: {sorted({first, *others})}")
+    return first
 
 
 def _check_form(tags: dict[int, _Entry], one: Callable[[int, int], int], block: int) -> None:
@@ -366,52 +387,50 @@ def _is_framed(head: bytes) -> bool:
 
 def _check_bytes(image: TiffImage, size: int) -> None:
     """Every block must lie inside the file and be somewhere."""
+    whole = image.block_bytes(0)
     for i, (offset, count) in enumerate(zip(image.offsets, image.counts, strict=False)):
         if (offset == 0) != (count == 0):
             raise TiffDamageError(f"block {i} is said to be at byte {offset} with {count} bytes")
         if offset + count > size:
             raise TiffDamageError(f"block {i} ends at byte {offset + count} of a file of {size}: the file is cut off or damaged")
-        if image.compression == NONE and image.plain and count not in (0, image.block_bytes(i), image.block_bytes(0)):
+        if image.compression == NONE and image.plain and count not in (0, whole) and count != image.block_bytes(i):
             raise TiffDamageError(f"block {i} is not compressed and has {count} bytes instead of {image.block_bytes(i)}")
 
 
-def _extents(images: Sequence[TiffImage]) -> npt.NDArray[np.int64]:
+def _extents(images: Sequence[TiffImage]) -> list[tuple[int, int]]:
     """(first byte, byte behind the last) of every written block, frame included."""
-    found = [(o, o + n) for image in images for o, n in zip(image.offsets, image.counts, strict=False) if n]
     pad = LEADER_BYTES if images[0].framed else 0
-    extents: npt.NDArray[np.int64] = np.array(found, "i8").reshape(-1, 2)
-    extents += np.array((-pad, pad), "i8")
-    return extents
+    return [(o - pad, o + n + pad) for image in images for o, n in zip(image.offsets, image.counts, strict=False) if n]
 
 
 def _check_owners(images: Sequence[TiffImage], owned: Sequence[tuple[int, int]], size: int) -> None:
     """No byte may be in two blocks, or in a block and in a directory."""
     blocks = _extents(images)
-    once = np.unique(blocks, axis=0)
-    places = np.concatenate([once, _merged(owned)])
-    places = places[np.argsort(places[:, 0], kind="stable")]
-    gaps = np.append(places[1:, 0], size) - places[:, 1]
-    if (gaps[:-1] < 0).any():
-        i = int(np.argmin(gaps[:-1] >= 0))
+    once = set(blocks)
+    places = sorted([*once, *_merged(owned)])
+    gap = size - places[-1][1]
+    for (low, high), (following, end) in pairwise(places):
+        if following < high:
+            raise TiffDamageError(
+                f"bytes {low} to {high} and {following} to {end} belong to two blocks, or to a block and a directory: its "
+                "index is damaged"
+            )
+        gap = max(gap, following - high)
+    if len(once) < len(blocks) and gap > _PADDING_BYTES:
         raise TiffDamageError(
-            f"bytes {places[i, 0]} to {places[i, 1]} and {places[i + 1, 0]} to {places[i + 1, 1]} belong to two blocks, or to a "
-            "block and a directory: its index is damaged"
-        )
-    if len(once) < len(blocks) and gaps.max() > _PADDING_BYTES:
-        raise TiffDamageError(
-            f"its index lists one block more than once, and {gaps.max()} bytes of the file are in no index: its index is damaged"
+            f"its index lists one block more than once, and {gap} bytes of the file are in no index: its index is damaged"
         )
 
 
-def _merged(extents: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+def _merged(extents: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same bytes as extents that do not overlap: directories may share values."""
-    out: list[list[int]] = []
+    out: list[tuple[int, int]] = []
     for low, high in sorted(extents):
         if out and low <= out[-1][1]:
-            out[-1][1] = max(out[-1][1], high)
+            out[-1] = out[-1][0], max(out[-1][1], high)
         else:
-            out.append([low, high])
-    return np.array(out, "i8")
+            out.append((low, high))
+    return out
 
 
 def _check_overviews(images: Sequence[TiffImage]) -> None:
@@ -435,7 +454,7 @@ def _check_overviews(images: Sequence[TiffImage]) -> None:
         raise TiffDamageError(f"a Cloud-Optimised GeoTIFF does not hold images of the kinds {[other.kind for other in images]}")
 
 
-def _check_order(fd: int, images: Sequence[TiffImage], size: int) -> None:
+def _check_order(source: Source, images: Sequence[TiffImage], size: int) -> None:
     """A COG's blocks lie row by row, smallest image first, masks beside their images; none lies between two that are listed.
 
     A gap is no damage: a block written anew in its old place may be shorter. A gap of whole framed blocks is what the index lost.
@@ -447,7 +466,7 @@ def _check_order(fd: int, images: Sequence[TiffImage], size: int) -> None:
             raise TiffDamageError(
                 f"a block starts at byte {start}, before the one ahead of it ends ({end}): its index is damaged"
             )
-        if start > end and _holds_blocks(fd, end, start):
+        if start > end and _holds_blocks(source, end, start):
             raise TiffDamageError(
                 f"between bytes {end} and {start} lie blocks that its index does not list: its index is damaged"
             )
@@ -464,19 +483,19 @@ def _levels(images: Sequence[TiffImage]) -> Iterator[list[tuple[int, int]]]:
             yield [block for index in indexes for block in index]
 
 
-def _holds_blocks(fd: int, low: int, high: int) -> bool:
+def _holds_blocks(source: Source, low: int, high: int) -> bool:
     """Whether framed blocks fill the bytes between two places where a block may start."""
     while low < high:
-        leader = os.pread(fd, LEADER_BYTES, low - LEADER_BYTES)
+        leader = pread(source, LEADER_BYTES, low - LEADER_BYTES)
         count = struct.unpack("<I", leader)[0] if len(leader) == LEADER_BYTES else 0
-        tail = os.pread(fd, 2 * LEADER_BYTES, low + count - LEADER_BYTES)
+        tail = pread(source, 2 * LEADER_BYTES, low + count - LEADER_BYTES)
         if count < LEADER_BYTES or len(tail) < 2 * LEADER_BYTES or tail[:LEADER_BYTES] != tail[LEADER_BYTES:]:
             return False
         low += count + 2 * LEADER_BYTES
     return low == high
 
 
-def _check_lost(fd: int, images: Sequence[TiffImage], owned: Sequence[tuple[int, int]], size: int) -> None:
+def _check_lost(source: Source, images: Sequence[TiffImage], owned: Sequence[tuple[int, int]], size: int) -> None:
     """A block that is not in the index must not be in the file, where its neighbours leave room for it.
 
     Bytes without an owner are no damage in themselves: a directory or a block that grew was written anew at the end.
@@ -484,9 +503,9 @@ def _check_lost(fd: int, images: Sequence[TiffImage], owned: Sequence[tuple[int,
     image = images[0]
     if 0 not in image.counts or image.compression not in (NONE, LZW, *DEFLATE, *ZSTD):
         return
-    places = _merged([*owned, *map(tuple, _extents(images).tolist())])
-    for (_, low), (high, _) in pairwise([*places.tolist(), [size, size]]):
-        if high - low > _PADDING_BYTES and _is_missing(image, low) and _holds_a_block(fd, image, low, high):
+    places = _merged([*owned, *_extents(images)])
+    for (_, low), (high, _) in pairwise([*places, (size, size)]):
+        if high - low > _PADDING_BYTES and _is_missing(image, low) and _holds_a_block(source, image, low, high):
             raise TiffDamageError(
                 f"between bytes {low} and {high} lies a block that its index does not list: its index is damaged; if other "
                 "pixels were written into the file on purpose, copy it once with gdal_translate"
@@ -505,12 +524,12 @@ def _is_missing(image: TiffImage, at: int) -> bool:
     return bool(between) and not any(between)
 
 
-def _holds_a_block(fd: int, image: TiffImage, low: int, high: int) -> bool:
+def _holds_a_block(source: Source, image: TiffImage, low: int, high: int) -> bool:
     """Whether the bytes hold a whole block in the image's coding; of LZW, whether they begin as each block does."""
     length = image.block_bytes(0)
     if image.compression == NONE:
         return high - low >= length
-    found = os.pread(fd, min(high - low, 2 * length + _HEAD_BYTES), low)
+    found = pread(source, min(high - low, 2 * length + _HEAD_BYTES), low)
     if image.compression in ZSTD:
         return b"\x28\xb5\x2f\xfd" in found
     if image.compression == LZW:

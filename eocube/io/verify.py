@@ -7,7 +7,8 @@ Memory is that of one region's encoded objects.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -15,16 +16,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from eocube.errors import DamagedStoreError
-from eocube.io.blobs import Blobs
+from eocube.errors import DamagedStoreError, StoreReadError
+from eocube.io.blobs import Blobs, LocalBlobs
 from eocube.io.cubes import CUBES, cube_path, spec_from_attrs
 from eocube.io.markers import MARKERS, Marker, MarkerName, marker_folder, marker_path, parse_marker
 from eocube.io.shards import decode_chunk, split_shard
 from eocube.io.tally import fits, newest_marker
-from eocube.io.template import ROOT
+from eocube.io.template import EOCUBE_ATTR, ROOT
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
-from eocube.model.spec import SUMMARY, CubeSpec, Region
+from eocube.model.spec import SUMMARY, CubeSpec, Place, Region
 
 Depth = Literal["sizes", "digests", "pixels"]
 
@@ -44,6 +45,7 @@ Problem = Literal[
     "coordinate",
     "sources",
     "index",
+    "unreadable",
     "staging",
 ]
 """``missing``, ``size``, ``digest``: an object is not what its marker says; ``not_empty``: there is one where the marker says
@@ -51,6 +53,7 @@ that every pixel is nodata; ``undecodable``, ``counts``: its bytes do not decode
 ``no_marker``: an object of a region that no marker vouches for; ``unfinished``: a region without a marker; ``failed_asset``: a
 region in which a file could not be read; ``marker``: a marker that is damaged, left over or does not fit its cube;
 ``metadata``, ``coordinate``, ``sources``, ``index``: these objects are missing or say something else than the cube's root;
+``unreadable``: an object or folder that is there and cannot be read, so that nothing is known of what is in it;
 ``staging``: a file that a killed run left in the store's own folder for unfinished writes; harmless."""
 
 
@@ -80,8 +83,9 @@ class RegionCheck:
     pixels: int
     clear: int
     failed: list[dict[str, str]]
-    """As the marker has them."""
+    """As the marker has them, as the next."""
 
+    place: Place | None
     written: bool
     """Whether a marker says that the region is there."""
 
@@ -98,6 +102,11 @@ class StoredCube:
     def folder(self) -> str:
         """Its folder below the store."""
         return cube_path(self.cube, self.product)
+
+    @property
+    def site(self) -> str:
+        """Name of the site that the whole cube is, where it is one."""
+        return str(self.attrs[EOCUBE_ATTR].get("site", self.cube))
 
     @cached_property
     def spec(self) -> CubeSpec:
@@ -128,32 +137,108 @@ class Survey(NamedTuple):
     strays: list[str]
     """Keys that belong to no cube and are no marker, sorted."""
 
+    hidden: list[Finding]
+    """Folders that cannot be looked into."""
+
 
 def survey(blobs: Blobs) -> Survey:
     """Look through the names of a store's objects: one listing of ``cubes/``, one of ``markers/``."""
     cubes, marked, strays = set(), set(), []
-    for key, _ in blobs.list(CUBES):
+    below_cubes, below_markers = list_readable(blobs, CUBES), list_readable(blobs, MARKERS)
+    for key in below_cubes.sizes:
         p = key.split("/")
         if len(p) > 3:
             cubes.add((p[1], p[2]))
         elif p[-1] != ROOT:
             strays.append(key)
-    for key, _ in blobs.list(MARKERS):
+    for key in below_markers.sizes:
         p = key.split("/")
         if len(p) == 5 and parse_marker(key) is not None:
             marked.add((p[1], p[2]))
         else:
             strays.append(key)
-    return Survey(sorted(cubes), marked, sorted(strays))
+    return Survey(sorted(cubes), marked, sorted(strays), [*below_cubes.hidden, *below_markers.hidden])
+
+
+# ------------------------------------------------------------------------------------------------ what cannot be read
+
+
+class Listing(NamedTuple):
+    """The objects below a folder, as far as it can be looked into."""
+
+    sizes: dict[str, int]
+    """Key below the store → bytes."""
+
+    hidden: list[Finding]
+    """What cannot be looked into: folders, and files whose size cannot be asked."""
+
+
+def list_readable(blobs: Blobs, prefix: str) -> Listing:
+    """As ``blobs.list``; in a folder of this machine what cannot be looked into is a finding, and the rest is listed.
+
+    An object store lists all or nothing: StoreReadError there.
+    """
+    if not isinstance(blobs, LocalBlobs):
+        return Listing(dict(blobs.list(prefix)), [])
+    errors: list[OSError] = []
+    sizes: dict[str, int] = {}
+    for folder, _, files in os.walk(f"{blobs.url}/{prefix}", onerror=errors.append):
+        for name in files:
+            try:
+                sizes[os.path.relpath(f"{folder}/{name}", blobs.url)] = os.stat(f"{folder}/{name}").st_size  # noqa: PTH116
+            except OSError as e:
+                errors.append(e)
+    refused = [e for e in errors if not isinstance(e, FileNotFoundError | NotADirectoryError)]
+    return Listing(sizes, [_unread(os.path.relpath(str(e.filename), blobs.url), e.strerror or str(e)) for e in refused])
+
+
+def guarded(blobs: Blobs, check: Iterable[Finding]) -> Iterator[Finding]:
+    """The findings of one object's check, the last one ``unreadable`` where the object cannot be read."""
+    try:
+        yield from check
+    except StoreReadError as e:
+        yield unreadable(blobs, e)
+
+
+def unreadable(blobs: Blobs, error: StoreReadError) -> Finding:
+    """The finding for one object that cannot be read; ``error`` again where the store as a whole does not answer."""
+    try:
+        blobs.get(ROOT)
+    except StoreReadError:
+        raise error from None
+    return _unread(error.key, error.reason)
+
+
+def _unread(key: str, reason: str) -> Finding:
+    return Finding("unreadable", key, f"it is there and cannot be read: {reason}")
+
+
+def is_below(key: str, folders: Iterable[str]) -> bool:
+    """Whether a key is one of these or lies below one of them."""
+    return any(key == folder or key.startswith(f"{folder}/") for folder in folders)
+
+
+# ------------------------------------------------------------------------------------------------ regions
 
 
 def region_objects(cube: StoredCube, region: Region) -> dict[str, Variable | None]:
     """Key below the store of each object that a region may have → its variable; None for ``clear_summary``."""
     t, y, x = region
-    keys: dict[str, Variable | None] = {
-        f"{cube.folder}/{v.name}/c/{f'{t}/0/{y}/{x}' if v.banded else f'{t}/{y}/{x}'}": v for v in cube.spec.frame.variables
-    }
+    keys: dict[str, Variable | None] = {f"{cube.folder}/{cube.spec.shard_key(v, region)}": v for v in cube.spec.frame.variables}
     return {**keys, f"{cube.folder}/{SUMMARY}/c/{t}/{y}/{x}": None}
+
+
+def regions_with_objects(cube: StoredCube, keys: Iterable[str]) -> set[Region]:
+    """Regions of the cube's grid to which some of these keys below the store belong."""
+    found: set[Region] = set()
+    for key in keys:
+        _, _, numbers = key.removeprefix(f"{cube.folder}/").partition("/c/")
+        at = numbers.split("/")
+        if len(at) >= 3 and all(n.isdecimal() for n in at):
+            region = Region(int(at[0]), int(at[-2]), int(at[-1]))
+            if all(i < n for i, n in zip(region, cube.spec.grid, strict=True)) and key in region_objects(cube, region):
+                found.add(region)
+    return found
 
 
 def check_region(
@@ -180,6 +265,8 @@ def check_region(
         marker = newest_marker(blobs, cube.attrs, names, spec=cube.spec)
     except DamagedStoreError as e:
         return _unwritten(cube, region, sizes, [Finding("marker", marker_folder(cube.cube, cube.product, region), str(e))])
+    except StoreReadError as e:
+        return _unwritten(cube, region, {}, [unreadable(blobs, e)])
     if marker is None:
         lost = Finding("unfinished", marker_folder(cube.cube, cube.product, region), "no marker says that it is written")
         return _unwritten(cube, region, sizes, [lost])
@@ -192,6 +279,7 @@ def check_region(
         pixels=marker.pixels,
         clear=marker.clear,
         failed=marker.failed,
+        place=marker.place,
         written=True,
     )
 
@@ -200,7 +288,7 @@ def _unwritten(cube: StoredCube, region: Region, sizes: Mapping[str, int], findi
     where = f"region {region} of {cube.cube}/{cube.product} has no readable marker, so nothing vouches for it"
     findings = [*findings, *(Finding("no_marker", key, where) for key in sorted(sizes))]
     named = [f._replace(region=str(region)) for f in findings]
-    return RegionCheck(findings=named, objects=0, bytes_read=0, pixels=0, clear=0, failed=[], written=False)
+    return RegionCheck(findings=named, objects=0, bytes_read=0, pixels=0, clear=0, failed=[], place=None, written=False)
 
 
 def _check_marker(cube: StoredCube, region: Region, marker: Marker, names: Sequence[MarkerName]) -> Iterator[Finding]:
@@ -243,26 +331,37 @@ def _check_objects(
     objects = n_bytes = 0
     for key in region_objects(cube, region):
         said, size = marker.shards.get(key), sizes.get(key)
-        if said is None and size is not None:
-            findings.append(Finding("not_empty", key, f"the marker says that every pixel is nodata, {size} bytes are there"))
-        elif said is not None and size is None:
-            findings.append(Finding("missing", key, f"the marker says {said[0]} bytes, no object is there"))
-        elif said is not None and size != said[0]:
-            findings.append(Finding("size", key, f"the marker says {said[0]} bytes, {size} are there"))
-        elif said is not None:
-            objects += 1
+        differs = list(_check_size(key, said, size))
+        findings += differs
+        if said is None or differs:
+            continue
+        objects += 1
+        try:
             body = None if depth == "sizes" else blobs.get(key)
-            if body is not None:
-                n_bytes += len(body)
-                if depth == "pixels":
-                    bodies[key] = body
-                findings += _check_digest(key, body, said[1])
-            elif depth != "sizes":
-                findings.append(Finding("missing", key, "it was listed and could not be read"))
+        except StoreReadError as e:
+            findings.append(unreadable(blobs, e))
+            continue
+        if body is not None:
+            n_bytes += len(body)
+            if depth == "pixels":
+                bodies[key] = body
+            findings += _check_digest(key, body, said[1])
+        elif depth != "sizes":
+            findings.append(Finding("missing", key, "it was listed and could not be read"))
     if depth == "pixels":
         complete = len(bodies) == sum(s is not None for s in marker.shards.values())
         findings += _check_pixels(cube, region, marker, bodies, complete=complete)
     return objects, n_bytes
+
+
+def _check_size(key: str, said: Sequence[Any] | None, size: int | None) -> Iterator[Finding]:
+    """What a marker says of an object against what was listed: bytes, None where there is none."""
+    if said is None and size is not None:
+        yield Finding("not_empty", key, f"the marker says that every pixel is nodata, {size} bytes are there")
+    elif said is not None and size is None:
+        yield Finding("missing", key, f"the marker says {said[0]} bytes, no object is there")
+    elif said is not None and size != said[0]:
+        yield Finding("size", key, f"the marker says {said[0]} bytes, {size} are there")
 
 
 def _check_digest(key: str, body: bytes, said: str) -> Iterator[Finding]:
@@ -301,8 +400,7 @@ def _chunks_of(spec: CubeSpec, variable: Variable, body: bytes | None) -> dict[t
     """Encoded chunks of one shard, each decoded once to see that it does."""
     if body is None:
         return {}
-    nt, ny, nx = spec.chunks_per_shard
-    found = split_shard(body, (nt, 1, ny, nx) if variable.banded else (nt, ny, nx))
+    found = split_shard(body, spec.chunks_of(variable))
     for chunk in found.values():
         decode_chunk(chunk, spec.chunk_shape(variable), variable.dtype)
     return found
@@ -335,16 +433,20 @@ def _flags(
     """(valid, clear) of one chunk, cut to the part inside the cube: (time, y, x)."""
 
     def values(variable: Variable) -> npt.NDArray[Any]:
-        body = chunks[variable.name].get((at[0], 0, *at[1:]) if variable.banded else at)
         full = spec.chunk_shape(variable)
-        whole = np.full(full, variable.fill, variable.dtype) if body is None else decode_chunk(body, full, variable.dtype)
+        found = [chunks[variable.name].get(where) for where in spec.deep(variable, at)]
+        layers = [
+            np.full(full, variable.fill, variable.dtype) if body is None else decode_chunk(body, full, variable.dtype)
+            for body in found
+        ]
+        whole = np.concatenate(layers, axis=1) if len(layers) > 1 else layers[0]
         return whole[: shape[0], ..., : shape[1], : shape[2]]
 
     data, rule = spec.frame.data, spec.clear_rule
     is_valid = np.asarray(data.valid(values(data)).all(axis=1))
     if rule["variable"] == "data":
         return is_valid, is_valid
-    return is_valid, np.asarray(is_valid & is_class(values(spec.frame.variable("scl")), rule["clear_values"]))
+    return is_valid, np.asarray(is_valid & is_class(values(spec.frame.variable(rule["variable"])), rule["clear_values"]))
 
 
 def _decode_summary(spec: CubeSpec, body: bytes | None) -> npt.NDArray[np.uint8]:

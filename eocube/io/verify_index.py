@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from eocube.errors import StoreReadError
 from eocube.io.blobs import Blobs
+from eocube.io.cubes import cube_path
 from eocube.io.index import INDEX, PARTS, SCHEMA, read_index
+from eocube.io.markers import marker_folder
 from eocube.io.parquet import read_parquet
-from eocube.io.verify import Finding
+from eocube.io.verify import Finding, is_below, list_readable, unreadable
 
 
 def cube_of_part(key: str) -> tuple[str, str]:
@@ -25,44 +28,81 @@ class IndexCheck:
 
     def __init__(self, blobs: Blobs):
         self._blobs = blobs
-        self._damaged: str | None = None
+        self._damaged: Finding | None = None
         try:
             self._table = read_index(blobs)
             keys = self._table.select(["cube", "product"]).to_pylist()
+        except StoreReadError as e:
+            self._table, keys, self._damaged = SCHEMA.empty_table(), [], unreadable(blobs, e)
         except (pa.ArrowException, OSError, KeyError) as e:
-            self._table, keys, self._damaged = SCHEMA.empty_table(), [], f"it cannot be read: {e}; `eocube index` makes it again"
-        self._at = {(k["cube"], k["product"]): i for i, k in enumerate(keys)}
+            damaged = Finding("index", INDEX, f"it cannot be read: {e}; `eocube index` makes it again")
+            self._table, keys, self._damaged = SCHEMA.empty_table(), [], damaged
+        self._at: dict[tuple[str, str], list[int]] = {}
+        for i, k in enumerate(keys):
+            self._at.setdefault((k["cube"], k["product"]), []).append(i)
         self._parts: dict[tuple[str, str], list[str]] = {}
-        for key, _ in blobs.list(PARTS):
+        listed = list_readable(blobs, PARTS)
+        self._hidden = listed.hidden
+        for key in listed.sizes:
             self._parts.setdefault(cube_of_part(key), []).append(key)
 
-    def check(self, row: Mapping[str, Any]) -> Iterator[Finding]:
-        """A finished cube's row, against the index and its part."""
-        name = row["cube"], row["product"]
-        at = self._at.get(name)
-        if at is None:
-            yield Finding("index", INDEX, "it has no row of this finished cube; `eocube index` makes it again")
-        else:
-            yield from _compare_rows(INDEX, self._table.slice(at, 1).to_pylist()[0], row)
-        if name not in self._parts:
+    def check(self, cube: str, product: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+        """The rows of a cube's finished sites, against the index and the cube's part."""
+        at = self._at.get((cube, product), [])
+        if not self._damaged:
+            yield from _compare(INDEX, self._table.take(pa.array(at, pa.int64())).to_pylist(), rows)
+        if not rows:
+            return
+        parts = self._parts.get((cube, product), [])
+        if not parts and not is_below(f"{PARTS}/{cube}", (f.key for f in self._hidden)):
             yield Finding("index", PARTS, "this finished cube has no part of the index; `eocube index` makes it again")
-        for key in self._parts.get(name, []):
+        for key in parts:
             try:
-                part = read_parquet(self._blobs.get(key) or b"").to_pylist()[0]
-            except (pa.ArrowException, OSError, IndexError) as e:
+                part = read_parquet(self._blobs.get(key) or b"").to_pylist()
+            except StoreReadError as e:
+                yield unreadable(self._blobs, e)
+            except (pa.ArrowException, OSError) as e:
                 yield Finding("index", key, f"it cannot be read: {e}; `eocube index` makes it again")
             else:
-                yield from _compare_rows(key, part, row)
+                yield from _compare(key, part, rows)
 
-    def rows_without_cube(self, cubes: Collection[tuple[str, str]]) -> Iterator[Finding]:
-        """Rows and parts of cubes that are not there, and an index that cannot be read."""
+    def lost_sites(self, cube: str, product: str, known: Collection[str], told: Collection[tuple[int, int]]) -> Iterator[Finding]:
+        """Sites in a cube of which the index has a row, and no region a marker.
+
+        Nothing is said of ``known`` sites, nor of those that begin at one of the pixels ``told`` (y, x): their regions are.
+        """
+        at = self._at.get((cube, product), [])
+        for row in self._table.take(pa.array(at, pa.int64())).select(["site", "window"]).to_pylist():
+            site, (y0, _, x0, _) = row["site"], row["window"]
+            if site in known or (y0, x0) in told:
+                continue
+            where = marker_folder(cube, product)
+            yield Finding("unfinished", where, f"{INDEX} has site {site!r}, and no marker says that it is written")
+
+    def rows_without_cube(self, cubes: Collection[tuple[str, str]], hidden: Collection[str] = ()) -> Iterator[Finding]:
+        """Rows and parts of cubes that are not there, and an index that cannot be read.
+
+        ``hidden`` are folders that cannot be looked into: nothing is said of cubes there.
+        """
         if self._damaged:
-            yield Finding("index", INDEX, self._damaged)
-        for name in sorted(set(self._at) - set(cubes)):
+            yield self._damaged
+        yield from self._hidden
+        gone = {name for name in {*self._at, *self._parts} - set(cubes) if not is_below(cube_path(*name), hidden)}
+        for name in sorted(gone & set(self._at)):
             yield Finding("index", INDEX, f"it has a row of {'/'.join(name)}, which is not there; `eocube index` makes it again")
-        for name in sorted(set(self._parts) - set(cubes)):
+        for name in sorted(gone & set(self._parts)):
             for key in self._parts[name]:
                 yield Finding("index", key, "a part of a cube that is not there; `eocube index` deletes it")
+
+
+def _compare(key: str, found: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Rows of one cube in the index or a part, against those that it should have, site by site."""
+    have = {row["site"]: row for row in found}
+    for row in rows:
+        if row["site"] in have:
+            yield from _compare_rows(key, have.pop(row["site"]), row)
+        else:
+            yield Finding("index", key, f"it has no row of the finished site {row['site']!r}; `eocube index` makes it again")
 
 
 def _compare_rows(key: str, found: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[Finding]:

@@ -16,9 +16,10 @@ from eocube.exec.region import Errors
 from eocube.io.blobs import open_blobs
 from eocube.io.cubes import cube_path, read_root
 from eocube.io.template import ROOT
-from eocube.jobs.open import Store, one_or_many, open_cube, open_store
-from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
-from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_cube, run_plans
+from eocube.jobs.open import Store, one_or_many, open_places, open_store, place_of_row, some_or_all
+from eocube.jobs.rebuild import delete_for_rebuild, rebuilding, refuse_retry_with_rebuild
+from eocube.jobs.roots import address
+from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_cube, require_limit, run_plans
 from eocube.lazy.composite import composite
 from eocube.lazy.index import spectral_index
 from eocube.lazy.masks import mask_clouds
@@ -87,17 +88,19 @@ def compose(
         A cube goes to product ``<product>_<suffix>``; default: the steps' names, ``10m_median_1MS``.
     rebuild
         Cubes of ``out`` (``site`` or ``site/product``) to delete first and to make anew: the way to put in a period that is older
-        than the last one, after ``convert`` put in its dates the same way.
+        than the last one, after ``convert`` put in its dates the same way. The same call again would delete what it wrote of
+        them: leave it out to go on.
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
-        As in :func:`eocube.write_cube`.
+        As in :func:`eocube.write_cube`, as are the errors of the place.
 
     Raises
     ------
-    StoreNotFoundError, UnknownNameError, CatalogError, CubeError
+    StoreNotFoundError, ArgumentError, UnknownNameError, CatalogError, CubeError
         Before any pixel is read: no store, site, product, mask or band of that name, or a chosen cube with regions whose files
         could not be read.
     """
-    rebuild = one_or_many(rebuild) or ()
+    rebuild, store, out = one_or_many(rebuild) or (), address("store", store), address("out", out)
+    require_limit(limit)
     refuse_retry_with_rebuild(retry=retry, rebuild=rebuild)
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     steps = {"mask": mask, "reflectance": reflectance, "index": index, "freq": freq, "method": method}
@@ -105,16 +108,17 @@ def compose(
     with executing(executor) as running:  # before anything is deleted: an executor may not be there
         if rebuild:
             plans = iter(delete_for_rebuild(out, plans, rebuild, storage_options=storage_options))
-        return run_plans(
-            out,
-            plans,
-            executor=running,
-            limit=limit,
-            retry=retry,
-            storage_options=storage_options,
-            store_attrs=store_attrs(store, storage_options),
-            on_done=on_done,
-        )
+        with rebuilding(rebuild):
+            return run_plans(
+                out,
+                plans,
+                executor=running,
+                limit=limit,
+                retry=retry,
+                storage_options=storage_options,
+                store_attrs=store_attrs(store, storage_options),
+                on_done=on_done,
+            )
 
 
 def store_attrs(store: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, object]:
@@ -141,9 +145,10 @@ def plan_compose(
     ending = suffix or _suffix(steps)
     if not ending:
         raise CubeError("compose was asked for no step: mask, reflectance, index and freq are all left out.")
+    sites, products = some_or_all("sites", sites), some_or_all("products", products)
     opened = open_store(store, storage_options=settings.storage_options)
     composing = _Composing(opened, out, ending, settings, steps)
-    rows = opened.index.select(["site", "product", "cube", "unfinished_regions"]).to_pylist()
+    rows = opened.index.select(["site", "product", "cube", "window", "unfinished_regions"]).to_pylist()
     rows = _chosen(rows, sites, "site", store)
     same = opened.url == open_blobs(out, settings.storage_options).url
     rows = _chosen(rows, products, "product", store) if products is not None else _observed(rows, composing, same_store=same)
@@ -153,9 +158,12 @@ def plan_compose(
             "cubes. A cube is in it as soon as all its regions are written: finish convert (the same command again)."
         )
     _refuse_unfinished(rows, store)
-    for row in {r["product"]: r for r in reversed(rows)}.values():
-        composing.plan(row)
-    return map(composing.plan, rows)
+    cubes: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        cubes.setdefault((row["cube"], row["product"]), []).append(row)
+    for found in {product: found for (_, product), found in reversed(cubes.items())}.values():
+        composing.plan(found)
+    return map(composing.plan, cubes.values())
 
 
 Row = dict[str, Any]
@@ -175,10 +183,10 @@ class _Composing:
         """The product that ``product`` is made into."""
         return f"{product}_{self.suffix}"
 
-    def cube(self, row: Row) -> xr.Dataset:
-        """The lazy cube of an index row."""
-        url = f"{self.opened.url}/{cube_path(row['cube'], row['product'])}"
-        return open_cube(url, storage_options=self.settings.storage_options)
+    def cube(self, rows: Sequence[Row]) -> xr.Dataset:
+        """The lazy cube of the index rows of its sites."""
+        url = f"{self.opened.url}/{cube_path(rows[0]['cube'], rows[0]['product'])}"
+        return open_places(url, list(map(place_of_row, rows)), storage_options=self.settings.storage_options)
 
     def recipe(self, row: Row) -> dict[str, Any]:
         """The recipe with which an index row's cube was made."""
@@ -186,12 +194,12 @@ class _Composing:
         found: dict[str, Any] = json.loads(read_root(blobs, row["cube"], row["product"])[RECIPE_ATTR])
         return found
 
-    def plan(self, row: Row) -> CubePlan:
-        """The plan of an index row; its errors say which cube they are about."""
-        site, product = row["site"], row["product"]
+    def plan(self, rows: Sequence[Row]) -> CubePlan:
+        """The plan of one cube, of those of its sites that have these index rows; its errors say which cube they are about."""
+        site, cube, product = (rows[0][k] for k in ("site", "cube", "product"))
         try:
-            cube = chain(self.cube(row), **self.steps)
-            return plan_cube(cube, self.out, site=site, product=self.target(product), settings=self.settings)
+            made = chain(self.cube(rows), **self.steps)
+            return plan_cube(made, self.out, site=site, product=self.target(product), settings=self.settings, name=cube)
         except EocubeError as e:
             if isinstance(e, UnknownNameError) and e.kind == "mask":
                 e.add_note("Clouds are masked unless told otherwise: --mask none (mask=None) leaves that step out.")
@@ -199,9 +207,8 @@ class _Composing:
             raise
 
 
-def _chosen(rows: list[Row], wanted: Sequence[str] | None, kind: str, store: str) -> list[Row]:
-    """Rows whose ``kind`` is wanted; UnknownNameError for a name that no row has."""
-    names = one_or_many(wanted)
+def _chosen(rows: list[Row], names: Sequence[str] | None, kind: str, store: str) -> list[Row]:
+    """Rows whose ``kind`` is among the names; UnknownNameError for a name that no row has."""
     if names is None:
         return rows
     known = list(dict.fromkeys(r[kind] for r in rows))

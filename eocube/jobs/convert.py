@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from eocube.corpora.protocol import Corpus
-from eocube.errors import ArgumentError, CatalogError, UnknownNameError
+from eocube.corpora.protocol import Corpus, LicensedProducts, Noted, TiledCorpus
+from eocube.errors import ArgumentError, CatalogError, EocubeError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.executors import executing
 from eocube.exec.region import Errors
-from eocube.jobs.open import OpenedCorpus, one_or_many
-from eocube.jobs.rebuild import delete_for_rebuild, refuse_retry_with_rebuild
-from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, run_plans
-from eocube.model.recipe import Binding
+from eocube.jobs.open import OpenedCorpus, licence_of, one_or_many, some_or_all
+from eocube.jobs.rebuild import delete_for_rebuild, rebuilding, refuse_retry_with_rebuild
+from eocube.jobs.roots import address
+from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, require_limit, run_plans
+from eocube.model.licences import merged
+from eocube.model.recipe import Binding, Node, Sited, Source
+from eocube.model.scene import Site
 from eocube.model.spec import Layout
 
 
@@ -23,7 +26,7 @@ def convert(
     *,
     sites: Sequence[str] | None = None,
     products: Sequence[str] | None = None,
-    layout: Layout = "balanced",
+    layout: Layout | None = None,
     executor: Any = None,
     errors: Errors = "raise",
     limit: int | None = None,
@@ -43,27 +46,30 @@ def convert(
         Only those; None: all.
     rebuild
         Cubes (``site`` or ``site/product``) to delete first, with their markers, and to write anew: the way to put in a date that
-        is older than the last one, or to take one out.
+        is older than the last one, or to take one out. The same call again would delete what it wrote of them: leave it out to go
+        on.
     layout, executor, errors, limit, retry, max_bytes, storage_options, on_done
-        As in :func:`eocube.write_cube`.
+        As in :func:`eocube.write_cube`, as are the errors.
     """
-    rebuild = one_or_many(rebuild) or ()
+    rebuild, store = one_or_many(rebuild) or (), address("store", store)
+    require_limit(limit)
     refuse_retry_with_rebuild(retry=retry, rebuild=rebuild)
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plans = plan_convert(corpus, store, sites=sites, products=products, settings=settings)
     with executing(executor) as running:  # before anything is deleted: an executor may not be there
         if rebuild:
             plans = iter(delete_for_rebuild(store, plans, rebuild, storage_options=storage_options))
-        return run_plans(
-            store,
-            plans,
-            executor=running,
-            limit=limit,
-            retry=retry,
-            storage_options=storage_options,
-            store_attrs=store_attrs(corpus),
-            on_done=on_done,
-        )
+        with rebuilding(rebuild):
+            return run_plans(
+                store,
+                plans,
+                executor=running,
+                limit=limit,
+                retry=retry,
+                storage_options=storage_options,
+                store_attrs=store_attrs(corpus),
+                on_done=on_done,
+            )
 
 
 def _inner(corpus: OpenedCorpus | Corpus) -> Corpus:
@@ -78,13 +84,24 @@ def _inner(corpus: OpenedCorpus | Corpus) -> Corpus:
 
 
 def store_attrs(corpus: OpenedCorpus | Corpus) -> dict[str, object]:
-    """What the root of a new store says of the corpus."""
+    """What the root of a new store says of the corpus: every licence of its products by itself."""
     inner = _inner(corpus)
-    return {
-        "corpus": inner.name,
-        "licenses": [inner.license] if inner.license else [],
-        "attributions": list(inner.attributions),
-    }
+    stated: list[str | None] = [inner.license]
+    if isinstance(inner, LicensedProducts):
+        stated = [inner.licence(p)[0] for p in OpenedCorpus(inner).products]
+    return {"corpus": inner.name, "licenses": merged((), stated), "attributions": list(inner.attributions)}
+
+
+def notes_of(corpus: OpenedCorpus | Corpus) -> dict[str, list[str]]:
+    """What is odd about a copy of a corpus and ends nothing: kind → sentences. After a run there may be more of it."""
+    inner = _inner(corpus)
+    kinds: dict[str, list[str]] = {}
+    try:
+        for text in map(str, inner.file_notes if isinstance(inner, Noted) else ()):
+            kinds.setdefault(text.partition(":")[0], []).append(text)
+    except EocubeError as e:  # a table that a run did not need
+        kinds["error"] = [str(e)]
+    return kinds
 
 
 def plan_convert(
@@ -95,28 +112,77 @@ def plan_convert(
     products: Sequence[str] | None = None,
     settings: WriteSettings | None = None,
 ) -> Iterator[CubePlan]:
-    """A plan for each cube, made as it is drawn. UnknownNameError for sites or products that the corpus lacks."""
-    inner, sites, products = _inner(corpus), one_or_many(sites), one_or_many(products)
-    places = {s.name: s for s in inner.sites}
+    """A plan for each cube, made as it is drawn.
+
+    UnknownNameError for sites or products that the corpus lacks, ArgumentError for an empty list of them.
+    """
+    inner, sites, products = _inner(corpus), some_or_all("sites", sites), some_or_all("products", products)
+    settings = settings or WriteSettings()
+    if isinstance(inner, TiledCorpus):
+        return _plan_tiles(inner, store, sites, products, settings)
+    return _plan_sites(inner, store, sites, products, settings)
+
+
+def _plan_sites(
+    corpus: Corpus, store: str, sites: list[str] | None, products: list[str] | None, settings: WriteSettings
+) -> Iterator[CubePlan]:
+    """A cube a site and product."""
+    places = {s.name: s for s in corpus.sites}
     if not places:
         raise CatalogError("The corpus has no site; there is nothing to convert.")
-    for name in sites or ():
-        if name not in places:
-            raise UnknownNameError("site", name, sorted(places)[:20], "this corpus")
-    known = sorted({p for s in places.values() for p in s.products})
-    for name in products or ():
-        if name not in known:
-            raise UnknownNameError("product", name, known, "this corpus")
+    _require_known("site", sites, sorted(places))
+    _require_known("product", products, sorted({p for s in places.values() for p in s.products}))
+
+    def plan(site: Site, product: str) -> CubePlan:
+        labels = {k: v for k, v in (("split", site.split), ("group", site.group)) if v is not None}
+        return _plan_one(corpus, store, corpus.source(site.name, product), (site.name, site.cube, product), labels, settings)
+
     return (
-        _plan_one(inner, store, site, product, settings or WriteSettings())
-        for site in dict.fromkeys(sites or sorted(places))
-        for product in places[site].products
+        plan(places[name], product)
+        for name in dict.fromkeys(sites or sorted(places))
+        for product in places[name].products
         if products is None or product in products
     )
 
 
-def _plan_one(corpus: Corpus, store: str, site: str, product: str, settings: WriteSettings) -> CubePlan:
-    source, node = corpus.source(site, product)
-    licence = {"license": corpus.license, "attribution": "; ".join(corpus.attributions)}
-    binding = Binding(sources={node["source"]: source})
-    return plan_node(node, binding, store, site=site, product=product, settings=settings, licence=licence)
+def _plan_tiles(
+    corpus: TiledCorpus, store: str, sites: list[str] | None, products: list[str] | None, settings: WriteSettings
+) -> Iterator[CubePlan]:
+    """A cube a tile and product, with the sites in it that have the product."""
+    if sites is not None:
+        _require_known("site", sites, {s for _, names in corpus.tiles() for s in names})
+    _require_known("product", products, corpus.products)
+    for cube, names in corpus.tiles(sites):
+        for product in corpus.products if products is None else products:
+            found = corpus.tile_source(cube, names, product)
+            if not isinstance(found[0], Sited) or found[0].places:
+                yield _plan_one(corpus, store, found, (cube, cube, product), corpus.labels(cube), settings)
+
+
+def _require_known(kind: str, names: Iterable[str] | None, known: Collection[str]) -> None:
+    for name in names or ():
+        if name not in known:
+            raise UnknownNameError(kind, name, sorted(known)[:20], "this corpus")
+
+
+def _plan_one(
+    corpus: Corpus,
+    store: str,
+    found: tuple[Source, Node],
+    named: tuple[str, str, str],
+    labels: Mapping[str, str],
+    settings: WriteSettings,
+) -> CubePlan:
+    """The plan of one source; ``named``: site, cube (empty: as the site), product."""
+    (source, node), (site, cube, product) = found, named
+    return plan_node(
+        node,
+        Binding(sources={node["source"]: source}),
+        store,
+        site=site,
+        product=product,
+        settings=settings,
+        licence=licence_of(corpus, product),
+        name=cube or site,
+        labels=labels,
+    )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
-from eocube.corpora.sample import SAMPLES
+from eocube.corpora.sample import SAMPLES, SYNTHETIC
 from eocube.errors import CubeError, DamagedStoreError, UnknownNameError
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import CUBES, CubeSource, split_cube_url
 from eocube.io.index import gsd_m
 from eocube.io.markers import MarkerName
-from eocube.io.tally import fits, markers_by_region, newest_marker
+from eocube.io.sources import list_bound
+from eocube.io.tally import fits, known_regions, markers_by_region, newest_marker
 from eocube.io.template import EOCUBE_ATTR
-from eocube.io.verify import Finding, can_list
+from eocube.io.verify import Finding, can_list, find_cubes
 from eocube.io.verify_metadata import open_stored
 from eocube.jobs.open import CORPORA, Store, open_store
 from eocube.jobs.roots import require_store, root_kind
@@ -71,7 +71,8 @@ def _refuse_half_address(url: str, options: Mapping[str, Any] | None) -> None:
     if at is None or root_kind(open_blobs("/".join(parts[:at]), options)) != "store":
         return
     store = open_store("/".join(parts[:at]), storage_options=options)
-    names = [(r["cube"], r["product"]) for r in (*_index_rows(store), *_under_way(store, options))]
+    known: list[dict[str, Any]] = [*_index_rows(store), *_under_way(store, options)]
+    names = [(r["cube"], r["product"]) for r in known or _not_indexed(store, options, [])]
     if at == -1:
         raise CubeError(f"{url} is the folder of the cubes of a store; `eocube info {store.url}` lists them.")
     products = sorted(product for cube, product in names if cube == parts[-1])
@@ -85,45 +86,81 @@ def _refuse_half_address(url: str, options: Mapping[str, Any] | None) -> None:
 
 def describe_corpora() -> dict[str, Any]:
     """The kinds of original files that eocube reads (name → what they are), and the samples that ship with it."""
-    return {"corpora": dict(CORPORA), "samples": sorted(SAMPLES)}
+    return {"corpora": dict(CORPORA), "samples": sorted([*SAMPLES, *SYNTHETIC])}
 
 
 def describe_store(url: str, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The index of a store, a row a site × product, without footprints; and the cubes that are not in it yet.
 
+    The rows are in ``cubes``; many sites may lie in one cube, so ``n_cubes`` and ``n_sites`` say how many there are of each.
     ``under_way`` has a row (``cube``, ``product``, ``regions_done``, ``regions``) for each cube that a run began and did not
-    finish; ``appends_under_way`` one (``cube``, ``product``) for each cube to which a run began to add dates. They are None at
-    an address that cannot list its objects (plain HTTP), the second also in a store of more than 200 cubes: ``describe_cube``
-    and ``audit`` tell it there.
+    finish, and for each of the index that has lost markers; ``appends_under_way`` one (``cube``, ``product``) for each cube to
+    which a run began to add dates. They are None at an address that cannot list its objects (plain HTTP), the second also in a
+    store of more than 200 cubes, and lost markers are not looked for there: ``describe_cube`` and ``audit`` tell it.
+    ``not_indexed`` has a row (``cube``, ``product``) for each cube that is there and that neither names; they are looked for
+    where the index has no cube.
     """
     store = open_store(url, storage_options=storage_options)
     rows = _index_rows(store)
-    under_way = _under_way(store, storage_options) if can_list(url) else None
-    appends = _appends_under_way(store, storage_options, rows) if can_list(url) and len(rows) <= MAX_LOOKED_AT else None
-    return {"kind": "store", "url": store.url, "cubes": rows, "under_way": under_way, "appends_under_way": appends}
+    cubes = list(dict.fromkeys((r["cube"], r["product"]) for r in rows))
+    found: dict[str, Any] = {"under_way": None, "appends_under_way": None, "not_indexed": None}
+    if can_list(url):
+        under_way = _under_way(store, storage_options)
+        if len(cubes) <= MAX_LOOKED_AT:
+            looks = _look_at(store, storage_options, cubes)
+            under_way += [look.standing for look in looks if look.standing["regions_done"] < look.standing["regions"]]
+            found["appends_under_way"] = [look.name for look in looks if look.append_begun]
+        not_indexed = [] if rows else _not_indexed(store, storage_options, under_way)
+        found |= {"under_way": under_way, "not_indexed": not_indexed}
+    counts = {"n_cubes": len(cubes), "n_sites": len({r["site"] for r in rows})}
+    return {"kind": "store", "url": store.url, **counts, "cubes": rows, **found}
 
 
-def _appends_under_way(store: Store, options: Mapping[str, Any] | None, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Cubes of the index with dates on their way: root and listing of markers of each."""
+class _Look(NamedTuple):
+    """How a cube of the index stands by its markers."""
+
+    name: dict[str, str]
+    standing: dict[str, Any]
+    append_begun: bool
+
+
+def _look_at(store: Store, options: Mapping[str, Any] | None, cubes: list[tuple[str, str]]) -> list[_Look]:
+    """Cubes of the index that have a root: root and listing of markers of each."""
     blobs = open_blobs(store.url, options)
 
-    def begun(row: dict[str, Any]) -> bool:
-        stored = open_stored(blobs, row["cube"], row["product"])
-        return not isinstance(stored, Finding) and _append_begun(blobs, stored.attrs, stored.spec)
+    def look(named: tuple[str, str]) -> _Look | None:
+        stored = open_stored(blobs, *named)
+        if isinstance(stored, Finding):
+            return None
+        names = markers_by_region(blobs, stored.cube, stored.product)
+        name = {"cube": stored.cube, "product": stored.product}
+        standing = {**name, "regions_done": _n_done(stored.spec, names), "regions": len(known_regions(stored.spec, names))}
+        return _Look(name, standing, _append_begun(blobs, stored.attrs, stored.spec, names))
 
     with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-        found = pool.map(begun, rows)
-        return [{"cube": r["cube"], "product": r["product"]} for r, yes in zip(rows, found, strict=True) if yes]
+        return [found for found in pool.map(look, cubes) if found is not None]
 
 
-def _append_begun(blobs: Blobs, attrs: Mapping[str, Any], spec: CubeSpec) -> bool:
+def _n_done(spec: CubeSpec, names: Mapping[Region, list[MarkerName]]) -> int:
+    """Regions of a cube that have a marker; those that an append has begun are not its own yet."""
+    return sum(all(i < n for i, n in zip(region, spec.grid, strict=True)) for region in names)
+
+
+def _not_indexed(store: Store, options: Mapping[str, Any] | None, under_way: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Cubes that are there, and not under way: one listing of ``cubes/``. Nothing over plain HTTP."""
+    if not can_list(store.url):
+        return []
+    known = {(r["cube"], r["product"]) for r in under_way}
+    found = find_cubes(open_blobs(store.url, options))
+    return [{"cube": cube, "product": product} for cube, product in found if (cube, product) not in known]
+
+
+def _append_begun(blobs: Blobs, attrs: Mapping[str, Any], spec: CubeSpec, names: Mapping[Region, list[MarkerName]]) -> bool:
     """Whether regions are written for dates that the root does not have yet.
 
     Those that the cube will have are seen in the listing; the last ones that it has, part-filled, are written again, and their
     markers do not follow from the root then.
     """
-    e = attrs[EOCUBE_ATTR]
-    names = markers_by_region(blobs, e["cube"], e["product"])
     if any(i >= n for region in names for i, n in zip(region, spec.grid, strict=True)):
         return True
     last = {r: found for r, found in names.items() if r.t == spec.grid[0] - 1} if _part_filled(spec) else {}
@@ -155,19 +192,13 @@ def _under_way(store: Store, options: Mapping[str, Any] | None) -> list[dict[str
     blobs = open_blobs(store.url, options)
     indexed = {(r["cube"], r["product"]) for r in store.index.select(["cube", "product"]).to_pylist()}
     rows = []
-    for cube, product in sorted(set(list_bound(blobs)) - indexed):
+    for cube, product in sorted(list_bound(blobs) - indexed):
         stored = open_stored(blobs, cube, product)
         if not isinstance(stored, Finding):
-            done = len(markers_by_region(blobs, cube, product))
-            rows.append({"cube": cube, "product": product, "regions_done": done, "regions": math.prod(stored.spec.grid)})
+            names = markers_by_region(blobs, cube, product)
+            n_regions = len(known_regions(stored.spec, names))
+            rows.append({"cube": cube, "product": product, "regions_done": _n_done(stored.spec, names), "regions": n_regions})
     return rows
-
-
-def list_bound(blobs: Blobs) -> Iterator[tuple[str, str]]:
-    """(cube, product) of everything that a run began to write, from one listing of a few objects."""
-    for key, _ in blobs.list("sources"):
-        _, cube, name = key.split("/")
-        yield cube, name.removesuffix(".parquet")
 
 
 def describe_patches(blobs: Blobs) -> dict[str, Any]:
@@ -198,15 +229,16 @@ def describe_cube(url: str, *, storage_options: Mapping[str, Any] | None = None)
     source = CubeSource.open(url, options=storage_options)
     spec, attrs = source.spec, source.attrs
     frame, box = spec.frame, spec.frame.geobox
-    regions = {"all": math.prod(spec.grid)}
+    regions: dict[str, int | None] = {"all": None if spec.places is not None else spec.n_regions}
     begun = None
     if can_list(url):
         blobs = open_blobs(source.store_url, storage_options)
         found = markers_by_region(blobs, source.cube, source.product)
-        names = [found[r] for r in spec.regions() if r in found]
+        known = known_regions(spec, found)
+        names = [found[r] for r in known if r in found]
         failed = sum(any(m.partial for m in each) for each in names)
-        regions |= {"finished": len(names) - failed, "failed": failed}
-        begun = len(names) == regions["all"] and _append_begun(blobs, attrs, spec)
+        regions |= {"all": len(known), "finished": len(names) - failed, "failed": failed}
+        begun = len(names) == len(known) and _append_begun(blobs, attrs, spec, found)
     recipe = json.loads(attrs[RECIPE_ATTR])
     return {
         "kind": "cube",

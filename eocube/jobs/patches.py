@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from eocube.errors import PatchError, SettingsError, UnknownNameError
+from eocube.exec.claim import add_licences
 from eocube.exec.executors import Executor, executing
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.cubes import CubeSource, cube_path
 from eocube.io.markers import is_finished
 from eocube.io.tally import markers_by_region
 from eocube.io.template import ROOT
-from eocube.jobs.open import Store, open_store
+from eocube.jobs.open import Store, open_store, some_or_all
 from eocube.model.patch_spec import PatchSpec
 from eocube.model.spec import CubeSpec, Region
 from eocube.patches.extract import PRODUCT, ExtractTask, PatchesDone, PatchJob, run_extract
@@ -86,7 +87,7 @@ def plan_patches(
     GridError
         If the two grids of a site do not nest at the spec's scale.
     PatchError
-        If no site has both products, or sites differ in their bands.
+        If no site has both products, sites differ in their bands, or sites lie in bigger cubes.
     """
     opened = store if isinstance(store, Store) else open_store(store, storage_options=storage_options)
     cubes = _cubes_of(opened, spec, sites)
@@ -106,6 +107,7 @@ def plan_patches(
 
 def _cubes_of(store: Store, spec: PatchSpec, sites: Sequence[str] | None) -> dict[str, tuple[str, str]]:
     """Site → names of its LR and its HR cube."""
+    sites = some_or_all("sites", sites)
     rows = store.index.select(["site", "product", "cube"]).to_pylist()
     products = sorted({r["product"] for r in rows})
     for product in (spec.lr_product, spec.hr_product):
@@ -129,7 +131,13 @@ def _cubes_of(store: Store, spec: PatchSpec, sites: Sequence[str] | None) -> dic
 
 
 def _cube_spec(store_url: str, cube: str, product: str, options: Mapping[str, Any] | None) -> CubeSpec:
-    return CubeSource.open(f"{store_url}/{cube_path(cube, product)}", options=options).spec
+    spec = CubeSource.open(f"{store_url}/{cube_path(cube, product)}", options=options).spec
+    if spec.places is not None:
+        raise PatchError(
+            f"Sites of {product!r} in {store_url} lie in bigger cubes ({cube}); patches are cut from cubes that are one site. "
+            f"Write the sites as cubes of their own first: eocube.write_cube(store.cube(site, {product!r}), …)."
+        )
+    return spec
 
 
 def extract_patches(
@@ -220,6 +228,7 @@ def _claim(blobs: Blobs, layout: PatchLayout, licence: Mapping[str, Any]) -> Non
         stored = layout_of(blobs.get(ROOT) or b"", blobs.url)
         if stored.layout_id != layout.layout_id:
             raise SettingsError(f"The patch set at {blobs.url}", stored.differences(layout))
+        add_licences(blobs, licence)  # the store may have got cubes of other sources since
     for key, body in objects.items():
         if key != ROOT:
             blobs.put_new(key, body)

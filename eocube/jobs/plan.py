@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,7 +13,8 @@ from eocube.exec.drive import CubePlan, check_plan
 from eocube.exec.region import CubeJob, peak_bytes, piece_chunks
 from eocube.io.blobs import open_blobs
 from eocube.jobs.remaining import Standing, standing
-from eocube.model.recipe import Cost, frame_bytes, trace
+from eocube.model.memory import frame_bytes
+from eocube.model.recipe import Classed, Cost, Scratching, trace
 from eocube.model.spec import Region
 from eocube.model.window import Window
 
@@ -29,6 +30,9 @@ SCHEMA = pa.schema(
         ("peak_bytes", pa.int64()),
     ]
 )
+
+
+_SUMS = ("requests", "bytes_fetched", "bytes_used", "bytes_out")
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,26 @@ class PlanSummary:
     """Raw bytes of the pixels written, before compression."""
 
     peak_bytes: int
-    """Most memory that one task holds."""
+    """Most memory that one task holds; least, where it is not known of every source."""
+
+    peak_known: bool = True
+    """False where a source does not say what reading it holds: a cube that is written from its own Dask graph, a source of a
+    user's own."""
 
     finished: int = 0
     """Regions that earlier runs finished; they are no tasks."""
+
+    def __add__(self, other: PlanSummary) -> PlanSummary:
+        """Both plans as one."""
+        sums = {k: getattr(self, k) + getattr(other, k) for k in (*_SUMS, "tasks", "finished")}
+        peak_bytes, peak_known = max(self.peak_bytes, other.peak_bytes), self.peak_known and other.peak_known
+        return PlanSummary(**sums, peak_bytes=peak_bytes, peak_known=peak_known)
 
     def __str__(self) -> str:
         return (
             f"{self.tasks} tasks, {self.requests} requests, {_mb(self.bytes_fetched)} fetched for "
             f"{_mb(self.bytes_used)} used (raw), "
-            f"{_mb(self.bytes_out)} written (raw), at most {_mb(self.peak_bytes)} a task"
+            f"{_mb(self.bytes_out)} written (raw), at {'most' if self.peak_known else 'least'} {_mb(self.peak_bytes)} a task"
             + (f"; {self.finished} regions are finished" if self.finished else "")
         )
 
@@ -68,8 +82,12 @@ class Plan:
         self.cubes, self._first, self._left = list(cubes), first, left
 
     def __len__(self) -> int:
-        n = sum(c.n_regions for c in self.cubes) if self._left is None else self._left.count(self.cubes)
-        return n if self._first is None else min(n, self._first)
+        return self.n_left if self._first is None else min(self.n_left, self._first)
+
+    @property
+    def n_left(self) -> int:
+        """How many tasks there are, those behind the first ones (:meth:`head`) too."""
+        return sum(c.n_regions for c in self.cubes) if self._left is None else self._left.count(self.cubes)
 
     def head(self, n: int) -> Plan:
         """The first ``n`` tasks as a plan of its own."""
@@ -88,7 +106,14 @@ class Plan:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """A row a task, made as it is drawn."""
-        return islice((_row(c, region) for i, c in enumerate(self.cubes) for region in self._regions(i)), self._first)
+        for job, region, costs in self._priced():
+            yield {"cube": job.cube, "product": job.product, "region": str(region), **costs}
+
+    def _priced(self) -> Iterator[tuple[CubeJob, Region, dict[str, int]]]:
+        """Each task with what it costs."""
+        known: dict[Hashable, dict[str, int]] = {}
+        tasks = ((c.job, *found) for i, c in enumerate(self.cubes) for found in _costs(c, self._regions(i), known))
+        return islice(tasks, self._first)
 
     def _regions(self, i: int) -> Iterator[Region]:
         regions = self.cubes[i].job.spec.regions()
@@ -100,20 +125,54 @@ class Plan:
 
     def summary(self) -> PlanSummary:
         """Totals; draws every row once."""
-        totals = dict.fromkeys(("requests", "bytes_fetched", "bytes_used", "bytes_out"), 0)
+        totals = dict.fromkeys(_SUMS, 0)
         tasks = peak = 0
-        for row in self.rows():
+        for _, _, costs in self._priced():
             tasks += 1
-            peak = max(peak, row["peak_bytes"])
+            peak = max(peak, costs["peak_bytes"])
             for k in totals:
-                totals[k] += row[k]
+                totals[k] += costs[k]
         finished = 0 if self._left is None else sum(len(s.finished) for s in self._left.at)
-        return PlanSummary(tasks=tasks, peak_bytes=peak, finished=finished, **totals)
+        sources = (s for c in self.cubes for s in c.job.binding.sources.values())
+        known = all(isinstance(s, Scratching) for s in sources)
+        return PlanSummary(tasks=tasks, peak_bytes=peak, peak_known=known, finished=finished, **totals)
 
     def __str__(self) -> str:
         return f"Plan: {self.summary()}"
 
     __repr__ = __str__
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What a run would do, as totals."""
+
+    cubes: int
+    """Cubes that are planned, finished ones too."""
+
+    summary: PlanSummary
+    left_out: int
+    """Regions that ``retry`` passes by though they are not finished; 0 without it."""
+
+
+def sum_up(
+    plans: Iterable[CubePlan], *, retry: bool = False, rebuild: Collection[tuple[str, str]] = (), limit: int | None = None
+) -> Outlook:
+    """What ``Plan(list(plans)).remaining(…).head(limit).summary()`` says, with one cube's plan in memory at a time.
+
+    Half a million sites in tens of thousands of cubes are planned in the memory of one. Errors are those of
+    :meth:`Plan.remaining`, at the first cube that a run would refuse.
+    """
+    cubes = left_out = 0
+    total = PlanSummary(0, 0, 0, 0, 0, 0)
+    for cube in plans:
+        left = Plan([cube], first=None if limit is None else max(0, limit - total.tasks)).remaining(retry=retry, rebuild=rebuild)
+        one = left.summary()
+        cubes += 1
+        total += one
+        if retry:
+            left_out += cube.n_regions - one.finished - left.n_left
+    return Outlook(cubes=cubes, summary=total, left_out=left_out)
 
 
 def _anew(plan: CubePlan) -> Standing:
@@ -137,19 +196,27 @@ class _Left:
         return sum(c.n_regions - len(s.finished) for c, s in zip(cubes, self.at, strict=True))
 
 
-def _row(plan: CubePlan, region: Region) -> dict[str, Any]:
+def _costs(
+    plan: CubePlan, regions: Iterable[Region], known: dict[Hashable, dict[str, int]]
+) -> Iterator[tuple[Region, dict[str, int]]]:
+    """What tasks of one cube cost; ``known`` keeps it of those that others cost the same as."""
     job = plan.job
+    source = job.binding.sources[job.node["source"]] if "source" in job.node else None
+    if not isinstance(source, Classed):
+        yield from ((region, _counted(job, region)) for region in regions)
+        return
+    for region in regions:
+        same = (job.sid, job.max_bytes, source.cost_class(job.spec.window(region)))
+        if same not in known:
+            known[same] = _counted(job, region)
+        yield region, known[same]
+
+
+def _counted(job: CubeJob, region: Region) -> dict[str, int]:
     pieces = list(job.spec.pieces(region, piece_chunks(job, region)))
     cost = sum((_cost(job, p.window) for p in pieces), Cost(0, 0, 0))
     written = frame_bytes(job.spec.frame, job.spec.window(region))
-    return {
-        "cube": job.cube,
-        "product": job.product,
-        "region": str(region),
-        **cost._asdict(),
-        "bytes_out": written,
-        "peak_bytes": peak_bytes(job, region),
-    }
+    return {**cost._asdict(), "bytes_out": written, "peak_bytes": peak_bytes(job, region)}
 
 
 def _cost(job: CubeJob, window: Window) -> Cost:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from eocube.errors import ArgumentError, UnknownNameError
 from eocube.exec.drive import CubePlan, check_plan
 from eocube.io.blobs import Blobs, open_blobs
-from eocube.io.cubes import cube_path
+from eocube.io.cubes import CubeSource, cube_path
 from eocube.io.index import PARTS, compact
 from eocube.io.markers import marker_folder
-from eocube.io.sources import sources_path
+from eocube.io.sources import list_sources
 from eocube.io.template import ROOT
 from eocube.io.verify_index import cube_of_part
+from eocube.jobs.roots import require_target
 
 _CHECKS_AT_ONCE = 16
 
@@ -43,6 +45,23 @@ def refuse_retry_with_rebuild(*, retry: bool, rebuild: Sequence[str]) -> None:
         )
 
 
+AFTER_REBUILD = (
+    "The cubes to rebuild are deleted, and what is written of them since is kept. Go on without --rebuild (rebuild=): with it "
+    "the same command would delete that again."
+)
+
+
+@contextmanager
+def rebuilding(rebuild: Sequence[str]) -> Iterator[None]:
+    """What ends a run inside, after cubes were deleted, also says how to go on; nothing where none was."""
+    try:
+        yield
+    except BaseException as e:  # whatever ends it: a worker's death, too little memory, Ctrl-C
+        if rebuild:
+            e.add_note(AFTER_REBUILD)
+        raise
+
+
 def stored_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapping[str, Any] | None = None) -> list[CubeName]:
     """Those of the cubes that are in the store."""
     blobs = open_blobs(store, storage_options)
@@ -55,11 +74,13 @@ def delete_for_rebuild(
     """The same plans, after those cubes are deleted that ``rebuild`` means.
 
     Every plan is compared with the store first: where a run would be refused (SettingsError, GridError, LateDateError,
-    StalePlanError, CubeError), nothing is deleted.
+    StalePlanError, CubeError, ArgumentError), nothing is deleted.
     """
+    require_target(store, storage_options)
     planned = list(plans)
     chosen = choose_cubes(rebuild, planned)
     blobs, anew = open_blobs(store, storage_options), set(chosen)
+    _refuse_own_input(blobs, planned, anew)
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
         checks = [pool.submit(check_plan, blobs, p, anew=(p.job.cube, p.job.product) in anew) for p in planned]
         try:
@@ -69,6 +90,17 @@ def delete_for_rebuild(
             pool.shutdown(cancel_futures=True)
     delete_cubes(store, chosen, storage_options=storage_options)
     return planned
+
+
+def _refuse_own_input(blobs: Blobs, plans: Iterable[CubePlan], anew: Collection[CubeName]) -> None:
+    """ArgumentError where a cube that is to be deleted is one that the run reads."""
+    read = (s for p in plans for s in p.job.binding.sources.values() if isinstance(s, CubeSource) and (s.cube, s.product) in anew)
+    for source in read:
+        if open_blobs(source.store_url).url == blobs.url:
+            raise ArgumentError(
+                f"{source.cube}/{source.product} in {blobs.url} is to be deleted and written anew, and this run reads it. Write "
+                "to another product or store. Nothing was changed."
+            )
 
 
 def delete_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -86,7 +118,7 @@ def delete_cubes(store: str, cubes: Iterable[CubeName], *, storage_options: Mapp
         _delete(blobs, [key for key, _ in blobs.list(marker_folder(cube, product))])
         root = f"{cube_path(cube, product)}/{ROOT}"
         _delete(blobs, [key for key, _ in blobs.list(cube_path(cube, product)) if key != root])
-        _delete(blobs, [sources_path(cube, product), root])
+        _delete(blobs, [*list_sources(blobs, cube, product), root])
 
 
 def _delete(blobs: Blobs, keys: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,10 @@ from odc.geo.geobox import GeoBox
 from eocube.corpora.stac import StacCorpus, require_place
 from eocube.corpora.stac_check import time_ms
 from eocube.corpora.stac_items import JsonItem, bands_of_item, read_items
-from eocube.errors import CatalogError, GridError, UnknownNameError
+from eocube.errors import ArgumentError, CatalogError, GridError, UnknownNameError
+from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource
-from eocube.jobs.open import OpenedCorpus, _grid, stac_options
+from eocube.jobs.open import OpenedCorpus, asked_grid, some_or_all, stac_options
 from eocube.jobs.period import parse_period
 
 Bbox = tuple[float, float, float, float]
@@ -60,13 +62,13 @@ def open_stac(
     CatalogError, UnknownNameError, GridError
         Before any pixel is read.
     """
-    options = stac_options(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset)
+    options, bands = stac_options(resampling=resampling, mosaic=mosaic, dn_offset=dn_offset), some_or_all("bands", bands)
     period = None if time is None else parse_period(time)
     items = read_items(catalog)
     if period is not None:
         items = _within(items, period, str(time))
     _check_bands(items, bands)
-    box = geobox if geobox is not None else _grid(items, bbox, None, crs, resolution)
+    box = asked_grid(items, geobox=geobox, bbox=bbox, crs=crs, resolution=resolution)
     if box is not None:
         items = _near(items, box)
     chosen = None if bands is None else tuple(bands)
@@ -134,9 +136,21 @@ def _corners(bbox: Any) -> Bbox | None:
 def parse_geobox(text: str) -> GeoBox:
     """A grid from the address of an eocube cube, or from JSON with STAC's ``proj:code``, ``proj:transform``, ``proj:shape``.
 
-    The transform has six numbers in rasterio's order (pixel width, 0, left, 0, minus pixel height, top); the shape is (y, x).
+    The JSON may stand in a file, whose path is given then. The transform has six numbers in rasterio's order (pixel width, 0,
+    left, 0, minus pixel height, top); the shape is (y, x).
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such file.
+    GridError
+        If the JSON is no grid.
+    StoreNotFoundError, CubeError
+        If no cube is at an address.
     """
-    if not text.lstrip().startswith("{"):
+    if is_grid_file(text):
+        text = _read(text)
+    elif not text.lstrip().startswith("{"):
         return CubeSource.open(text).frame().geobox
     try:
         from affine import Affine
@@ -147,7 +161,23 @@ def parse_geobox(text: str) -> GeoBox:
         require_place(box)
     except Exception as e:
         raise GridError(
-            f"{text!r} is no grid: {type(e).__name__}: {e}. Give the address of an eocube cube, or "
+            f"{text[:300]!r} is no grid: {type(e).__name__}: {e}. Give the address of an eocube cube, or (or in a file) "
             '{"proj:code": "EPSG:32635", "proj:transform": [10, 0, 600000, 0, -10, 5000000], "proj:shape": [1000, 1000]}.'
         ) from e
     return box
+
+
+def is_grid_file(text: str) -> bool:
+    """Whether a grid is given by the path of a JSON file; a cube is a folder."""
+    return not text.lstrip().startswith("{") and (text.lower().endswith(".json") or os.path.isfile(text))  # noqa: PTH113
+
+
+def _read(path: str) -> str:
+    folder, name = os.path.split(path)
+    body = open_blobs(folder or ".").get(name)
+    if body is None:
+        raise ArgumentError(
+            f"No file was found at {path}. Give a file of JSON with proj: fields, such JSON itself, or the address of an eocube "
+            "cube: STORE/cubes/<cube>/<product>."
+        )
+    return body.decode(errors="replace")

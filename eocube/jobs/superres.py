@@ -11,12 +11,14 @@ from eocube.errors import CatalogError, ModelError, UnknownNameError
 from eocube.exec.drive import CubePlan, Progress, RunReport
 from eocube.exec.evaluate import Evaluation
 from eocube.exec.region import Errors
-from eocube.io.cubes import CubeSource
-from eocube.jobs.open import Store, open_store
-from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, run_plans
+from eocube.jobs.compose import store_attrs
+from eocube.jobs.open import Store, open_store, some_or_all
+from eocube.jobs.roots import address
+from eocube.jobs.write import MAX_BYTES, WriteSettings, plan_node, require_limit, run_plans
 from eocube.lazy.cube import lazy_cube
 from eocube.lazy.graph_source import node_of
 from eocube.lazy.node_source import NodeSource
+from eocube.model.licences import of_cubes
 from eocube.model.recipe import Arrays, Binding, OnError, frame_of, with_recipe
 from eocube.model.spec import Layout
 from eocube.model.window import Window
@@ -43,6 +45,7 @@ def superresolve(cube: xr.Dataset | xr.DataArray, model: SrModel) -> Any:
     -------
     The cube on a grid ``model.scale`` times as fine: ``data`` uint16 with scale 0.0001, offset -0.1 and nodata 0, in the model's
     output bands; a pixel whose input lacks data in any band that the model takes has none. Masks are enlarged without change.
+    Its licences and attributions are the cube's, and those of what the model was trained on.
     A DataArray gives a DataArray.
 
     Raises
@@ -63,6 +66,7 @@ def superresolve(cube: xr.Dataset | xr.DataArray, model: SrModel) -> Any:
     source = _SrSource(node, binding)
     chunks = dict(zip(("time", "y", "x"), _chunks(cube, int(model.scale)), strict=True))
     attrs = {k: v for k, v in cube.attrs.items() if not str(k).startswith("eocube_")}
+    attrs |= of_cubes([attrs, model.training])
     lazy = lazy_cube(source, {"source": "node", "kind": "node"}, chunks=chunks, attrs=attrs)
     return with_recipe(lazy, node, binding)
 
@@ -139,9 +143,11 @@ def superres(
         If the model does not fit; nothing was written.
     PlacementError
         If no worker of the cluster carries ``GPU``.
-    UnknownNameError, CatalogError, SettingsError, StalePlanError
+    ArgumentError, UnknownNameError, CatalogError, SettingsError, StalePlanError
         As in :func:`eocube.compose`.
     """
+    store, out = address("store", store), address("out", out)
+    require_limit(limit)
     settings = WriteSettings(layout=layout, errors=errors, max_bytes=max_bytes, storage_options=dict(storage_options or {}))
     plans = plan_superres(store, out, model, product=product, out_product=out_product, sites=sites, settings=settings)
     return run_plans(
@@ -151,6 +157,7 @@ def superres(
         limit=limit,
         retry=retry,
         storage_options=storage_options,
+        store_attrs=store_attrs(store, storage_options),
         resource="GPU",
         run=run_superres,
         group=REGIONS_A_TASK,
@@ -170,6 +177,7 @@ def plan_superres(
 ) -> Iterator[CubePlan]:
     """A plan for each cube, made as it is drawn. Parameters and errors as in :func:`superres`."""
     settings = settings or WriteSettings()
+    sites = some_or_all("sites", sites)
     opened = open_store(store, storage_options=settings.storage_options)
     chosen = _product_for(opened, model) if product is None else product
     rows = [r for r in opened.index.select(["site", "product"]).to_pylist() if r["product"] == chosen]
@@ -179,7 +187,7 @@ def plan_superres(
     for site in sites or ():
         if site not in known:
             raise UnknownNameError("site", site, known[:20], f"product {chosen!r} of {store}")
-    return (_plan_one(opened, out, site, chosen, out_product, model, settings) for site in sites or known)
+    return (_plan_one(opened, out, site, chosen, out_product, model, settings) for site in dict.fromkeys(sites or known))
 
 
 def _product_for(store: Store, model: SrModel) -> str:
@@ -202,7 +210,8 @@ def _product_for(store: Store, model: SrModel) -> str:
 def _plan_one(
     store: Store, out: str, site: str, product: str, out_product: str, model: SrModel, settings: WriteSettings
 ) -> CubePlan:
-    source = CubeSource.open(store.cube_url(site, product), options=settings.storage_options)
+    source = store.source(site, product)
     node, binding = sr_node(source.node, Binding(sources={source.node["source"]: source}), model)
-    licence = {k: source.attrs[k] for k in ("license", "attribution") if source.attrs.get(k)}
-    return plan_node(node, binding, out, site=site, product=out_product, settings=settings, licence=licence)
+    licence = of_cubes([source.attrs, model.training])
+    name = site if source.spec.places is not None else source.cube
+    return plan_node(node, binding, out, site=site, product=out_product, settings=settings, licence=licence, name=name)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from eocube.errors import CubeError, GridError
 from eocube.kernels.arrays import AnyArray, BoolArray, Float64Array, UInt16Array, nodata_of
+from eocube.kernels.jit import compiled
 from eocube.kernels.masking import valid_of
 
 DTYPES = ("uint8", "uint16", "int16", "float32", "float64")
@@ -198,7 +198,7 @@ def _quotient(total: Float64Array, count: UInt16Array, fill: Any) -> AnyArray:
     return np.where(count > 0, mean.astype(fill.dtype), fill)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _network(n: int) -> npt.NDArray[np.int32]:
     """Batcher's odd-even merge sort of ``n`` values: rows (i, j), i < j, put the smaller value at i and the larger at j.
 
@@ -228,7 +228,7 @@ def _network(n: int) -> npt.NDArray[np.int32]:
     return steps[:k].copy()
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _usable(row: AnyArray, mask: BoolArray, nodata: Any, use: BoolArray) -> None:
     """Write into ``use`` which values of a row of pixels may be used; an empty ``mask`` says nothing."""
     for x in range(row.size):
@@ -238,7 +238,7 @@ def _usable(row: AnyArray, mask: BoolArray, nodata: Any, use: BoolArray) -> None
             use[x] &= mask[x]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _mask_row(valid: BoolArray, t: int, band: int, start: int, stop: int) -> BoolArray:
     """Pixels of the mask of one date, which has every band, one for all, or none (then there are no pixels)."""
     if valid.shape[1] == 0:
@@ -248,7 +248,7 @@ def _mask_row(valid: BoolArray, t: int, band: int, start: int, stop: int) -> Boo
     return row
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sort_lanes(values: AnyArray, steps: npt.NDArray[np.int32], lanes: int) -> None:
     """Sort each of the first ``lanes`` columns of ``values`` (date, lane), all in step."""
     for k in range(steps.shape[0]):
@@ -262,7 +262,7 @@ def _sort_lanes(values: AnyArray, steps: npt.NDArray[np.int32], lanes: int) -> N
             high[x] = a if swap else b
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _middle_pair(
     data: AnyArray, valid: BoolArray, nodata: Any, top: Any, steps: npt.NDArray[np.int32], span: tuple[int, int]
 ) -> tuple[AnyArray, AnyArray]:
@@ -300,7 +300,7 @@ def _middle_pair(
     return lower, upper
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _total(data: AnyArray, valid: BoolArray, nodata: Any, first: int, total: Float64Array, count: UInt16Array) -> None:
     """Add the clear values of pixels from ``first`` on to ``total`` and their number to ``count``, both (band, pixel).
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
-
 from eocube.kernels.arrays import AnyArray
+from eocube.kernels.jit import compiled
 
 
 def undo_differencing(stored: AnyArray, rows: slice, columns: slice, out: AnyArray) -> None:
@@ -30,7 +29,7 @@ def undo_differencing(stored: AnyArray, rows: slice, columns: slice, out: AnyArr
     _sum_rows(block[rows, : columns.stop], columns.start, target)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _sum_rows(block: AnyArray, first_x: int, out: Any) -> None:
     """Running sums along x, four rows at a time: one row alone would wait for each sum before the next."""
     height, width = block.shape

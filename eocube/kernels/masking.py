@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from eocube.errors import GridError
 from eocube.kernels.arrays import AnyArray, BoolArray, UInt8Array, nodata_of
+from eocube.kernels.jit import compiled
 
 
 def is_class(class_map: AnyArray, classes: Iterable[int]) -> BoolArray:
@@ -29,11 +29,14 @@ def is_class(class_map: AnyArray, classes: Iterable[int]) -> BoolArray:
     """
     if class_map.dtype.kind not in "iu" or class_map.dtype.itemsize > 2:
         return np.isin(class_map, np.array(sorted(set(classes)), np.int64))
-    # A table of every class is many times faster than a search.
+    # A table of every class is many times faster than a search; NumPy's take would make eight bytes of every pixel.
     bounds = np.iinfo(class_map.dtype)
     listed = np.zeros(bounds.max - bounds.min + 1, bool)
     listed[[c for c in set(classes) if bounds.min <= c <= bounds.max]] = True
-    return np.take(listed, class_map, mode="wrap")
+    found = np.empty(class_map.shape, bool)
+    native = np.ascontiguousarray(class_map, class_map.dtype.newbyteorder("="))
+    _look_up(listed, native.reshape(-1).view(f"u{native.itemsize}"), found.reshape(-1))
+    return found
 
 
 def valid_of(data: AnyArray, nodata: float | None) -> BoolArray:
@@ -122,7 +125,14 @@ def clear_percent(clear: BoolArray, cell_px: int) -> UInt8Array:
     return percent
 
 
-@njit(nogil=True, cache=True)
+@compiled
+def _look_up(listed: BoolArray, classes: AnyArray, found: BoolArray) -> None:
+    """Write into ``found`` what ``listed`` says of each class, a negative one counted from the end."""
+    for i in range(classes.size):
+        found[i] = listed[classes[i]]
+
+
+@compiled
 def _blank(data: AnyArray, bad: BoolArray, nodata: Any, out: AnyArray) -> None:
     """Write ``data`` (time, band, pixel) into ``out`` with ``nodata`` where ``bad`` (time, pixel)."""
     for t in range(data.shape[0]):
@@ -134,7 +144,7 @@ def _blank(data: AnyArray, bad: BoolArray, nodata: Any, out: AnyArray) -> None:
                 out_row[x] = nodata if bad[t, x] else value
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _percent(clear: BoolArray, cell_px: int, percent: UInt8Array) -> None:
     """Write the percentage of True of each cell of ``clear`` (time, y, x)."""
     dates, ny, nx = clear.shape
@@ -146,8 +156,10 @@ def _percent(clear: BoolArray, cell_px: int, percent: UInt8Array) -> None:
             for y in range(first_y, stop_y):
                 row = clear[t, y]
                 for cell_x in range(counts.size):
+                    n = 0
                     for x in range(cell_x * cell_px, min(nx, (cell_x + 1) * cell_px)):
-                        counts[cell_x] += row[x]
+                        n += row[x]
+                    counts[cell_x] += n
             for cell_x in range(counts.size):
                 pixels = (stop_y - first_y) * (min(nx, (cell_x + 1) * cell_px) - cell_x * cell_px)
                 percent[t, cell_y, cell_x] = 100 * counts[cell_x] // pixels

@@ -6,10 +6,10 @@ import math
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 
 from eocube.errors import RadiometryError
 from eocube.kernels.arrays import AnyArray, Float32Array, nodata_of
+from eocube.kernels.jit import compiled
 
 
 def dn_to_reflectance(dn: AnyArray, *, scale: float, offset: float, nodata: float | None) -> Float32Array:
@@ -170,7 +170,7 @@ def _markers(nodata: float | None, dtype: np.dtype[Any]) -> AnyArray:
     return np.array([] if nodata is None else [nodata_of(nodata, dtype)], dtype)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _decode(dn: AnyArray, scale: Any, offset: Any, markers: AnyArray, out: Float32Array) -> None:
     """Write dn × scale + offset in float32, NaN for a marker; without fastmath the two roundings stay two."""
     marked = markers.size > 0
@@ -181,7 +181,7 @@ def _decode(dn: AnyArray, scale: Any, offset: Any, markers: AnyArray, out: Float
         out[i] = np.float32(np.nan) if marked & (value == marker) else reflectance
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _encode(
     reflectance: AnyArray, coding: tuple[float, float], span: tuple[float, float], fill: Any, out: AnyArray
 ) -> tuple[int, float, int]:
@@ -202,7 +202,7 @@ def _encode(
     return outside, worst, hits
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _shift(dn: AnyArray, step: Any, markers: AnyArray, out: AnyArray) -> tuple[int, int, int]:
     """Write dn + step, wrapping in the dtype, and markers as they are; find the lowest and highest number of the data.
 

@@ -43,9 +43,7 @@ def _dask_array(source: Source, frame: Frame, name: str, chunks: Chunks) -> da.A
     unknown = set(chunks) - {"time", "y", "x"}
     if unknown:
         raise CubeError(f"Chunks along {sorted(unknown)} make no sense here; give time, y and x (bands stay together).")
-    cut = tuple(
-        n if d == "band" or chunks.get(d, -1) == -1 else min(chunks[d], max(n, 1)) for d, n in zip(dims, shape, strict=True)
-    )
+    cut = tuple(n if chunks.get(d, -1) == -1 else min(chunks[d], max(n, 1)) for d, n in zip(dims, shape, strict=True))
     reader = SourceArray(source, name, shape, frame.variable(name).dtype)
     return da.from_array(
         reader,

@@ -19,7 +19,8 @@ from eocube.lazy.lift import band_names, times_ms
 from eocube.model.bands import Band
 from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame, PerTime, Variable
 from eocube.model.hashing import digest
-from eocube.model.recipe import Arrays, Binding, Cost, Node, OnError, fingerprint_of, frame_bytes, recipe_of
+from eocube.model.memory import frame_bytes
+from eocube.model.recipe import Arrays, Binding, Cost, Node, OnError, fingerprint_of, recipe_of
 from eocube.model.spec import SUMMARY
 from eocube.model.window import Window
 

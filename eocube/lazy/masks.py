@@ -18,9 +18,6 @@ from eocube.model.frame import BANDED_DIMS, MASK_DIMS, Frame
 from eocube.model.recipe import step
 
 METHODS = ("scl",)
-_FLAGS = 0.12
-"""Two flags a pixel beside a band of two bytes and its class, in and out."""
-
 Classes = Sequence[int | str]
 
 
@@ -59,7 +56,7 @@ def _frame(frame: Frame, method: str, clear: Sequence[int]) -> Frame:  # noqa: A
     return frame
 
 
-@step(frame=_frame, scratch=_FLAGS)
+@step(frame=_frame, scratch_px=1, changes=("data",))
 @by_band
 def _mask_clouds(cube: xr.Dataset, method: str, clear: Sequence[int]) -> xr.Dataset:
     v = data_variable(cube)
@@ -141,5 +138,6 @@ def _require_nodata(nodata: float | None, dtype: str) -> float:
 
 
 def _keep_classes(data: npt.NDArray, classes_map: npt.NDArray, *, classes: tuple[int, ...], nodata: float) -> npt.NDArray:
-    bad: npt.NDArray[np.bool_] = ~is_class(classes_map, classes)
+    bad = is_class(classes_map, classes)
+    np.logical_not(bad, out=bad)
     return blank(data, bad, nodata=nodata)

@@ -30,7 +30,7 @@ def _frame(frame: Frame) -> Frame:
     return frame.with_(variables=tuple(decoded if v.name == "data" else v for v in frame.variables))
 
 
-@step(frame=_frame)
+@step(frame=_frame, changes=("data",))
 @by_band
 def to_reflectance(cube: xr.Dataset) -> xr.Dataset:
     """Decode digital numbers with the cube's own scale, offset and nodata.

@@ -7,6 +7,7 @@ last bits of coordinates differ when they are.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -22,6 +23,7 @@ from eocube.model.bands import Band
 
 BANDED_DIMS = ("time", "band", "y", "x")
 MASK_DIMS = ("time", "y", "x")
+_TAKEN = {*BANDED_DIMS, "bnds", "spatial_ref", "time_bnds"}
 _CODE = re.compile(r"[A-Z][A-Z0-9_]*:[A-Za-z0-9_]+")
 
 
@@ -45,6 +47,20 @@ def crs_code(text: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Axis:
+    """A dimension between time and y that is not the bands': angles, quality layers."""
+
+    name: str
+    """Dimension, and name of its coordinate."""
+
+    labels: tuple[str, ...]
+    """One a layer."""
+
+    attrs: tuple[tuple[str, Any], ...] = ()
+    """CF attributes of the coordinate, JSON scalars."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variable:
     """One array of a cube that has pixels."""
 
@@ -55,7 +71,10 @@ class Variable:
     """NumPy dtype in native byte order, e.g. ``uint16``."""
 
     banded: bool = False
-    """True: dims are time, band, y, x; False: time, y, x."""
+    """True: dims are time, band, y, x; False: time, y, x, or with a dimension of its own in between."""
+
+    axis: Axis | None = None
+    """That dimension, of a variable that is not banded."""
 
     nodata: int | float | None = None
     """Value of a pixel without data; NaN for floats; None where every value is data (class masks)."""
@@ -75,6 +94,8 @@ class Variable:
     @property
     def dims(self) -> tuple[str, ...]:
         """Names of the dimensions, in order."""
+        if self.axis is not None:
+            return ("time", self.axis.name, "y", "x")
         return BANDED_DIMS if self.banded else MASK_DIMS
 
     @property
@@ -96,9 +117,11 @@ class Variable:
 
     def valid(self, values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """True where ``values`` of this variable are data (any shape); NaN never is."""
-        valid = ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
-        if self.nodata is not None and self.nodata == self.nodata:
-            valid &= np.asarray(values != self.nodata)
+        if self.nodata is None or self.nodata != self.nodata:
+            return ~np.isnan(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+        valid = np.asarray(values != self.nodata)
+        if values.dtype.kind == "f":
+            valid &= ~np.isnan(values)
         return valid
 
 
@@ -145,6 +168,9 @@ class Frame:
             raise CubeError(f"Band names repeat: {names}. Every band of a cube needs a name of its own.")
         if list(self.time_ms) != sorted(set(self.time_ms)):
             raise CubeError("Dates of a cube must be strictly increasing; mosaic or drop the repeated ones first.")
+        named = [a.name for a in self.axes]
+        if any(v.banded for v in self.variables if v.axis) or len(set(named)) != len(named) or _TAKEN & set(named):
+            raise CubeError(f"The own dimensions {named} of a cube's variables repeat, or have names that are taken.")
         if len(self.per_time) > 6:
             raise CubeError(f"A cube carries at most six per-date scalars, got {[p.name for p in self.per_time]}.")
 
@@ -176,10 +202,24 @@ class Frame:
                 return v
         raise UnknownNameError("variable", name, [v.name for v in self.variables], "this cube")
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Dimensions that single variables have between time and y."""
+        return tuple(dict.fromkeys(v.axis for v in self.variables if v.axis is not None))
+
+    def depth(self, variable: Variable) -> tuple[int, ...]:
+        """Length of the dimension between time and y; empty where the variable has none."""
+        if variable.axis is not None:
+            return (len(variable.axis.labels),)
+        return (len(self.bands),) if variable.banded else ()
+
+    def pixel_bytes(self, variable: Variable) -> int:
+        """Raw bytes of one pixel on one date: all bands or layers."""
+        return np.dtype(variable.dtype).itemsize * math.prod(self.depth(variable))
+
     def shape(self, name: str = "data") -> tuple[int, ...]:
         """Shape of a variable."""
-        nt, (ny, nx) = len(self.time_ms), self.shape_yx
-        return (nt, len(self.bands), ny, nx) if self.variable(name).banded else (nt, ny, nx)
+        return (len(self.time_ms), *self.depth(self.variable(name)), *self.shape_yx)
 
     @cached_property
     def yx(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -16,8 +16,8 @@ import importlib
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -26,6 +26,8 @@ import numpy.typing as npt
 from eocube.errors import AssetReadError, StepContractError, UnrecordedError
 from eocube.model.frame import Frame
 from eocube.model.hashing import canonical_json, digest
+from eocube.model.licences import of_cubes
+from eocube.model.spec import Cut, Place
 from eocube.model.window import Span, Window, back_window
 
 RECIPE_ATTR = "eocube_recipe"
@@ -91,6 +93,27 @@ class Scratching(Protocol):
         """Most bytes that reading ``window`` holds beside its result: files decoded, warped or joined."""
 
 
+@runtime_checkable
+class Classed(Protocol):
+    """A source that says which windows cost the same, so that a plan of very many need not count each."""
+
+    def cost_class(self, window: Window) -> Hashable:
+        """Windows of one class have equal :meth:`Source.cost` and ``scratch_bytes``, and so have equal parts of them."""
+
+
+@runtime_checkable
+class Sited(Protocol):
+    """A source that says how its cube is cut, or which sites lie in it; else the layout decides, and the cube is one site."""
+
+    @property
+    def cut(self) -> Cut | None:
+        """None: by the layout."""
+
+    @property
+    def places(self) -> tuple[Place, ...] | None:
+        """The sites, windows of whole shards; None: the whole cube is one."""
+
+
 FrameRule = Callable[..., Frame]
 TimesRule = Callable[..., tuple[int, ...]]
 
@@ -131,26 +154,26 @@ class Step:
     scratch: float = 0.0
     """Most that ``fn`` holds beside its inputs and result, as a share of both together. For plans and sub-windows only."""
 
+    scratch_px: int = 0
+    """Bytes that it holds beside that for each pixel and date of its widest input: flags, whatever the bands are."""
+
+    changes: tuple[str, ...] | None = None
+    """Variables of the result that ``fn`` makes; the others are its first input's own, not copied. None: all. For plans only."""
+
     by_name: bool = False
     """Whether the module-level name of ``fn`` leads to this step; others pickle by value."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if self.by_name:
             return _step_by_name, (self.fn.__module__, self.fn.__qualname__)
-        args = (self.name, self.rev, self.fn, self.halo_px, self.frame, self.times, self.arg_times, self.scratch)
-        return _remake_step, args
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "by_name"}
+        return functools.partial(Step, **values), ()
 
 
 def _step_by_name(module: str, qualname: str) -> Step:
     found: Any = functools.reduce(getattr, qualname.split("."), importlib.import_module(module))
     step: Step = found.step
     return step
-
-
-def _remake_step(  # noqa: PLR0917 - as __reduce__ gives them
-    name: str, rev: int, fn: Any, halo_px: int, frame: Any, times: Any, arg_times: str, scratch: float
-) -> Step:
-    return Step(name=name, rev=rev, fn=fn, halo_px=halo_px, frame=frame, times=times, arg_times=arg_times, scratch=scratch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,6 +380,8 @@ def step(
     times: TimesRule = same_times,
     arg_times: str = "all",
     scratch: float = 0.0,
+    scratch_px: int = 0,
+    changes: tuple[str, ...] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Declare a function from cube to cube as a step: it runs as it is, and its lazy result carries the grown recipe.
 
@@ -375,6 +400,8 @@ def step(
             times=times,
             arg_times=arg_times,
             scratch=scratch,
+            scratch_px=scratch_px,
+            changes=changes,
             by_name="<" not in fn.__qualname__,
         )
         signature = inspect.signature(fn)
@@ -400,9 +427,16 @@ def _run_recorded(declared: Step, cube: Any, args: dict[str, Any]) -> Any:
         node, binding = record_step(declared, cube, args)
         frame_of(node, binding)  # fails before any graph is built
     except UnrecordedError as e:
-        return without_recipe(declared.fn(cube, **args).copy(), str(e))
+        return without_recipe(_licensed(declared.fn(cube, **args).copy(), cube, args), str(e))
     # A copy: a step may hand back the very cube it got, whose own recipe must stay.
-    return with_recipe(declared.fn(cube, **args).copy(), node, binding)
+    return with_recipe(_licensed(declared.fn(cube, **args).copy(), cube, args), node, binding)
+
+
+def _licensed(made: Any, cube: Any, args: Mapping[str, Any]) -> Any:
+    """What a step made, with the licences and attributions of every cube that it was given."""
+    others = [value.attrs for value in args.values() if hasattr(value, "data_vars")]
+    made.attrs = {**made.attrs, **of_cubes([cube.attrs, *others])}
+    return made
 
 
 def record_step(declared: Step, cube: Any, args: Mapping[str, Any]) -> tuple[Node, Binding]:
@@ -496,50 +530,6 @@ def shared_nodes(node: Node) -> frozenset[int]:
 
     visit(node)
     return frozenset(i for i, n in uses.items() if n > 1)
-
-
-def window_bytes(node: Node, window: Window, binding: Binding, memo: Frames) -> int:
-    """Most bytes of arrays that evaluating ``window`` holds at any time.
-
-    Each step holds its inputs, its result and what it declares to need beside them; inputs go when the step is done. Results that
-    are used more than once stay to the end, and so does the room that reading took: few allocators give it back at once.
-    """
-    shared, kept, reading = shared_nodes(node), dict[tuple[int, Window], int](), [0]
-
-    def size(need: Need) -> int:
-        n = frame_bytes(frame_of(need.node, binding, memo), need.window)
-        if id(need.node) in shared:
-            kept[id(need.node), need.window] = n
-            return 0
-        return n
-
-    def peak(need: Need) -> int:
-        if "source" in need.node:
-            reading.append(scratch_of(binding.sources[need.node["source"]], need.window))
-            return size(need)
-        main, others = needs(need.node, need.window, binding, memo)
-        most = held = 0
-        for inner in (*others.values(), main):
-            most = max(most, held + peak(inner))
-            held += size(inner)
-        at_work = frame_bytes(frame_of(need.node, binding, memo), need.window) + sum(
-            frame_bytes(frame_of(n.node, binding, memo), n.window) for n in (main, *others.values())
-        )
-        return max(most, held + size(need) + math.ceil(binding.steps[need.node["step"]].scratch * at_work))
-
-    return peak(Need(node, window)) + sum(kept.values()) + max(reading)
-
-
-def scratch_of(source: Source, window: Window) -> int:
-    """Most bytes that reading ``window`` holds beside its result, where the source says so; else none."""
-    return source.scratch_bytes(window) if isinstance(source, Scratching) else 0
-
-
-def frame_bytes(frame: Frame, window: Window) -> int:
-    """Raw bytes of all variables of ``frame`` in ``window``."""
-    ny, nx = window.shape_yx
-    pixels = len(window.times) * ny * nx
-    return sum(pixels * np.dtype(v.dtype).itemsize * (len(frame.bands) if v.banded else 1) for v in frame.variables)
 
 
 def whole(frame: Frame) -> Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,9 +58,20 @@ class Site:
     """A named place of a corpus; a cube of its own, or a window of one."""
 
     name: str
-    """Slug ``[A-Za-z0-9_.-]``; the cube's name in a store."""
+    """As the corpus has it."""
+
+    cube: str = ""
+    """The cube's name in a store, a slug ``[A-Za-z0-9_.-]``; empty: the site's name. Sites with one cube lie in it."""
 
     geobox: GeoBox
     """Its finest grid."""
 
     products: tuple[str, ...]
+    split: str | None = None
+    """``train``, ``val`` or ``test``, where the corpus has one."""
+
+    group: str | None = None
+    """What must not be torn apart by a split: tiles of one order."""
+
+    properties: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+    """What else the corpus's tables say of it: classes, source, cloud cover."""

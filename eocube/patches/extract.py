@@ -20,7 +20,7 @@ from eocube.kernels.masking import is_class
 from eocube.model.bands import SCL_CLEAR
 from eocube.model.hashing import digest
 from eocube.model.hooks import kill_hook
-from eocube.model.recipe import frame_bytes
+from eocube.model.memory import frame_bytes
 from eocube.model.spec import Region
 from eocube.model.window import Window
 from eocube.patches.index import PARTS, footprints, put_part

@@ -196,6 +196,23 @@ class StepContract(ABC):
 
     # ------------------------------------------------------------------------------------ economy
 
+    def test_variables_that_it_does_not_change_are_its_input_s_own(self, recipe: Recipe) -> None:
+        name = recipe.node["step"]
+        declared = recipe.binding.steps[name]
+        if declared.changes is None:
+            pytest.skip("this step makes all variables of its result")
+        seen = []
+
+        def noted(given: xr.Dataset, **args: Any) -> xr.Dataset:
+            seen.append((given, declared.fn(given, **args)))
+            return seen[-1][1]
+
+        binding = replace(recipe.binding, steps={**recipe.binding.steps, name: replace(declared, fn=noted)})
+        evaluate(recipe.node, whole(frame_of(recipe.node, binding)), Evaluation(binding, {}))
+        ((given, result),) = seen
+        for other in set(map(str, result.data_vars)) - set(declared.changes):
+            assert np.shares_memory(result[other].values, given[other].values), other
+
     def test_writing_reads_no_more_than_the_plan_says(self, tmp_path: Path) -> None:
         result = self.run(*self.inputs(make_cube))
         sources = sources_of(result)

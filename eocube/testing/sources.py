@@ -165,7 +165,7 @@ class ArraySource:
         n, (height, width) = len(blocks[0]) * len(blocks[1]), window.shape_yx
         total = Cost(0, 0, 0)
         for v in (self._frame.variable(k) for k in names):
-            deep = np.dtype(v.dtype).itemsize * (len(self._frame.bands) if v.banded else 1) * len(window.times)
+            deep = self._frame.pixel_bytes(v) * len(window.times)
             total += Cost(len(window.times) * n, n * self._block[0] * self._block[1] * deep, height * width * deep)
         return total
 

@@ -22,6 +22,7 @@ from eocube.exec.executors import Executor, Resource
 from eocube.io.blobs import open_blobs
 from eocube.io.index import read_index
 from eocube.io.template import cube_template
+from eocube.model.licences import of_cubes
 from eocube.model.recipe import public_json
 from eocube.model.spec import settings_id
 
@@ -182,7 +183,7 @@ def cut_plan(plan: CubePlan, *, chunk_tyx: tuple[int, int, int], shard_tyx: tupl
     recipe = public_json(plan.job.node)
     sid = settings_id(recipe, spec)
     cube, product = plan.job.cube, plan.job.product
-    template = cube_template(spec, cube=cube, product=product, recipe=recipe, sid=sid, licence={})
+    template = cube_template(spec, cube=cube, product=product, recipe=recipe, sid=sid, licence=of_cubes([plan.meta.attrs]))
     return replace(plan, job=replace(plan.job, spec=spec, sid=sid), meta=replace(plan.meta, template=template))
 
 

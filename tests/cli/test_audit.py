@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,35 @@ def test_a_problem_that_many_regions_share_is_a_few_rows_and_a_count(eocube: Inv
     assert len(parsed(eocube("audit", store, "--json"))["rows"]) == 8
     (filled / CUBE / "data/c/2/0/0/0").unlink()
     assert "--json" not in eocube("audit", filled).stdout
+
+
+def test_left_over_staging_is_told_to_be_harmless_and_the_first_run_a_day_later_removes_it(
+    eocube: Invoke, catalog: Catalog, filled: Path
+) -> None:
+    left = filled / "tmp/0123456789"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"half")
+    assert codes(eocube, filled) == (OK, OK, OK)
+    shown = eocube("audit", filled).stdout
+    for part in ("staging", "tmp/0123456789", "Everything else is as its markers say.", "harmless", "a day later removes it"):
+        assert part in shown
+    assert parsed(eocube("audit", filled, "--json"))["ok"]
+    command = ("convert", "stac", catalog.path, filled, "--layout", "map")
+    eocube(*command)
+    assert left.exists(), "a run under way may be writing it"
+    os.utime(left, times=(time.time() - 90_000,) * 2)
+    eocube(*command)
+    assert not left.exists()
+    assert "Everything is as its markers say." in eocube("audit", filled).stdout
+
+
+def test_the_advice_is_of_the_kinds_that_were_found(eocube: Invoke, filled: Path) -> None:
+    (filled / CUBE / "time/c/0").unlink()
+    shown = eocube("audit", filled).stdout
+    assert f"coordinate: no run puts them again. Write the cube anew with the same command and --rebuild {SITE}/10m." in shown
+    for other in ("unfinished", "Everything", "markers/", "eocube index"):
+        assert other not in shown
+    shutil.rmtree(filled / "sources")
+    shown = eocube("audit", filled).stdout
+    assert f"(here markers/{SITE}/10m/0.0.0/)" in shown
+    assert [told.partition(":")[0] for told in parsed(eocube("audit", filled, "--json"))["advice"]] == ["sources", "coordinate"]

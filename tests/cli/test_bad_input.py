@@ -18,7 +18,7 @@ from eocube.jobs.audit import audit
 from eocube.jobs.convert import convert
 from eocube.jobs.open import open_corpus
 from eocube.testing.stac import make_grid, make_series, write_catalog, write_files
-from eocube.testing.stores import cubes_of, index_rows, same_store
+from eocube.testing.stores import cubes_of, index_rows, markers_of, same_store
 from tests.cli.conftest import SITE, Catalog, Invoke, parsed
 
 RUN = ("--layout", "map", "--cluster", "serial")
@@ -327,6 +327,40 @@ def test_other_settings_than_the_cubes_are_named_and_change_nothing(
     assert audit(str(store), deep=True, executor="serial").ok
     assert eocube(*command, *RUN).exit_code == 0
     assert cubes_of(store) == before
+
+
+COMPOSED = ("--layout", "map", "--freq", "10D", "--suffix", "mine", "--cluster", "serial")
+"""The product has a name of the user's own, so that other steps mean the same cube."""
+
+OTHER_STEPS: dict[str, tuple[list[str], tuple[str, ...]]] = {
+    "layout": (["--layout", "patch"], ("layout: stored map, asked patch",)),
+    "freq": (["--freq", "MS"], ("recipe: stored", "freq=10D", "freq=MS")),
+    "method": (["--method", "mean"], ("recipe: stored", "method=median", "method=mean")),
+    "mask": (["--mask", "none"], ("recipe: stored", "mask_clouds(")),
+    "reflectance": (["--reflectance"], ("variables: stored data uint16", "asked data float32", "to_reflectance(")),
+    "index": (["--index", "ndvi"], ("bands: stored red, nir, asked ndvi",)),
+}
+
+
+@pytest.mark.parametrize("setting", OTHER_STEPS)
+def test_other_settings_than_the_composites_are_named_and_change_nothing(
+    eocube: Invoke, catalog: Catalog, store: Path, tmp_path: Path, setting: str
+) -> None:
+    options, said = OTHER_STEPS[setting]
+    assert eocube("convert", "stac", catalog.path, store, *RUN).exit_code == 0
+    out = tmp_path / "out"
+    command = ("compose", store, out, *COMPOSED)
+    assert eocube(*command).exit_code == 0
+    before = cubes_of(out), markers_of(out), index_rows(out)
+    where = (f"{SITE}/10m_mine", str(out), "another store or product", "--rebuild")
+    refused(eocube(*command, *options), *said, *where)
+    refused(eocube(*command, *options, "--plan"), *said, *where)
+    assert (cubes_of(out), markers_of(out), index_rows(out)) == before
+    assert audit(str(out), deep=True, executor="serial").ok
+    again = eocube(*command, "--json")
+    assert (again.exit_code, parsed(again)["regions_done"]) == (0, 0)
+    assert parsed(eocube(*command, *options, "--rebuild", SITE, "--json"))["regions_done"] > 0
+    assert cubes_of(out) != before[0]
 
 
 def test_another_codec_is_named(eocube: Invoke, catalog: Catalog, store: Path) -> None:

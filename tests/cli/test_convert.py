@@ -323,6 +323,9 @@ def test_an_option_of_an_area_without_one_is_told_in_the_words_of_the_command_li
     said = " ".join(result.stderr.replace("│", " ").split())
     assert "--resolution alone has no area" in said
     assert "--bbox W,S,E,N" in said
+    twice = eocube("convert", "stac", catalog.path, store, "--geobox", "grid.json", "--resolution", 20)
+    assert twice.exit_code == 2
+    assert "--geobox is the whole grid, and --resolution came beside it" in " ".join(twice.stderr.replace("│", " ").split())
 
 
 def test_a_server_that_does_not_answer_is_no_missing_file(eocube: Invoke, store: Path) -> None:
@@ -330,3 +333,14 @@ def test_a_server_that_does_not_answer_is_no_missing_file(eocube: Invoke, store:
     assert result.exit_code == 1
     assert "could not be read: Cannot connect to host 127.0.0.1:9" in result.stderr
     assert "does not exist" not in result.stderr
+
+
+def test_a_process_of_our_own_keeps_its_heap(
+    eocube: Invoke, catalog: Catalog, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = []
+    monkeypatch.setattr("eocube.exec.executors.keep_heap", lambda: settled.append(True))
+    assert eocube("convert", "stac", catalog.path, store, "--plan").exit_code == 0
+    assert settled == [], "a plan makes no pixels"
+    assert eocube("convert", "stac", catalog.path, store).exit_code == 0
+    assert settled == [True]

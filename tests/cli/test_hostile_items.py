@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from eocube.jobs.audit import audit
-from eocube.testing.stores import cubes_of, index_rows
-from tests.cli.conftest import Catalog, Invoke
+from eocube.testing.stores import cubes_of, index_rows, tree
+from tests.cli.conftest import Catalog, Invoke, parsed
 from tests.cli.test_bad_input import RUN, check_nothing_is_taken_for_complete, edit, items_of, refused
 
 
@@ -134,6 +134,83 @@ def test_a_link_out_of_the_catalogue_is_followed_as_any_path_and_read_only(
     assert eocube("convert", "stac", catalog.path, tmp_path / "b", *RUN).exit_code == 0
     assert cubes_of(tmp_path / "a") == cubes_of(tmp_path / "b")
     assert outside.read_bytes() == body
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    """Everything round the stores, with times and digests; the run's own folder lies in it, beside a note that is no TIFF."""
+    home = tmp_path / "home" / "of" / "the" / "run"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    (tmp_path / "note.txt").write_text("not for you\n")
+
+    def look() -> dict[str, Any]:
+        files = {k: (v, (tmp_path / k).stat().st_mtime_ns) for k, v in tree(tmp_path).items()}
+        return {k: files.get(k) for k in everything_below(tmp_path) if not k.startswith("store")}
+
+    return look
+
+
+def up(catalog: Catalog) -> str:
+    """From the folder of an item to the one that its catalogue lies in."""
+    return "../" * len(items_of(catalog.folder)[1].parent.relative_to(catalog.folder.parent).parts)
+
+
+WAYS: dict[str, Callable[[Catalog], str]] = {
+    "up from the item": lambda c: f"{up(c)}outside.tif",
+    "up, down and up": lambda c: f"./x/../{up(c)}files/../outside.tif",
+    "beyond the root and down again": lambda c: f"{'../' * 40}{c.folder.parent}/outside.tif",
+    "an absolute path": lambda c: f"{c.folder.parent}/outside.tif",
+    "an absolute path with ..": lambda c: f"{c.folder}/../outside.tif",
+    "a file URL": lambda c: f"file://{c.folder.parent}/outside.tif",
+    "a file URL with ..": lambda c: f"file://{c.folder}/../outside.tif",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_href_with_two_dots_leads_where_stac_says_and_is_only_read(
+    eocube: Invoke, catalog: Catalog, tmp_path: Path, way: str, surroundings: Callable[[], dict[str, Any]]
+) -> None:
+    eocube("convert", "stac", catalog.path, tmp_path / "store_of_whole", *RUN)
+    (inside,) = catalog.folder.rglob(f"{catalog.scenes[1].item_id}_B08.tif")
+    inside.rename(tmp_path / "outside.tif")
+    edit(items_of(catalog.folder)[1], file(href=WAYS[way](catalog)))
+    before = surroundings()
+    assert eocube("convert", "stac", catalog.path, tmp_path / "store", *RUN).exit_code == 0
+    assert surroundings() == before
+    assert cubes_of(tmp_path / "store") == cubes_of(tmp_path / "store_of_whole")
+
+
+ELSEWHERE: dict[str, tuple[Callable[[Catalog], str], str]] = {
+    "a text above the catalogue": (lambda c: f"{up(c)}note.txt", "{above}/note.txt"),
+    "a file of the system": (lambda _: "/etc/passwd", "/etc/passwd"),
+    "a file of the system by dots": (lambda _: "../" * 40 + "etc/passwd", "/etc/passwd"),
+    "a file of the system by URL": (lambda _: "file:///etc/passwd", "file:///etc/passwd"),
+    "a URL of two dots": (lambda _: "file://../..", "file://../.."),
+    "a URL up from where the run is": (lambda _: "file://../../../../note.txt", "file://../../../../note.txt"),
+    "a folder": (up, "{above}"),
+    "the store itself": (lambda c: f"{up(c)}store/zarr.json", "{above}/store/zarr.json"),
+    "nothing above the root": (lambda _: "../" * 40 + "no/such/file.tif", "/no/such/file.tif"),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_an_href_that_leads_to_no_tiff_is_an_error_of_its_asset_and_nothing_is_written_there(
+    eocube: Invoke, catalog: Catalog, tmp_path: Path, name: str, surroundings: Callable[[], dict[str, Any]]
+) -> None:
+    make, said = ELSEWHERE[name]
+    edit(items_of(catalog.folder)[1], file(href=make(catalog)))
+    before, item_id, href = surroundings(), catalog.scenes[1].item_id, said.format(above=tmp_path)
+    command = ("convert", "stac", catalog.path, tmp_path / "store", *RUN)
+    refused(eocube(*command), "Asset 'B08'", item_id, f"could not be read from {href}", "Mend the file")
+    check_nothing_is_taken_for_complete(tmp_path / "store")
+    listed = eocube(*command, "--errors", "skip", "--json")
+    assert listed.exit_code == 3
+    assert [(f["item_id"], f["asset"], f["href"]) for f in parsed(listed)["failed"]] == [(item_id, "B08", href)]
+    assert surroundings() == before
+    catalog.write()
+    assert eocube(*command, "--retry").exit_code == 0
+    assert audit(str(tmp_path / "store"), deep=True, executor="serial").ok
 
 
 @pytest.mark.parametrize(

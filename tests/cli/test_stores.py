@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -219,7 +220,7 @@ def test_corpora_are_listed_with_the_samples(eocube: Invoke) -> None:
     shown = eocube("corpora").stdout
     assert "stac" in shown
     assert "sentinel2" in shown
-    assert parsed(eocube("corpora", "--json"))["samples"] == ["sentinel2"]
+    assert parsed(eocube("corpora", "--json"))["samples"] == ["rapidai4eo", "sentinel2", "worldstrat"]
 
 
 def test_the_sample_that_ships_is_unpacked_converted_and_whole(eocube: Invoke, tmp_path: Path) -> None:
@@ -300,3 +301,48 @@ def test_compose_of_a_cube_without_classes_says_how_to_leave_the_mask_out(eocube
     assert result.exit_code == 1
     assert "--mask none" in result.stderr
     assert eocube("compose", tmp_path / "store", tmp_path / "out", "--freq", "MS", "--mask", "none").exit_code == 0
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_info_tells_of_a_cube_that_has_lost_markers(
+    eocube: Invoke, catalog: Catalog, filled: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("eocube.cli.show.WIDE", columns)
+    shutil.rmtree(filled / f"markers/{SITE}/10m/1.0.0")
+    shutil.rmtree(filled / f"markers/{SITE}/10m/2.0.0")
+    found = parsed(eocube("info", filled, "--json"))
+    assert found["under_way"] == [{"cube": SITE, "product": "10m", "regions_done": 2, "regions": 4}]
+    assert (len(found["cubes"]), found["appends_under_way"], found["not_indexed"]) == (1, [], [])
+    shown = eocube("info", filled).stdout
+    assert "2 of 4 regions written" in shown
+    assert "2 regions unfinished" in shown or shown.splitlines()[2].split()[-1] == "2"
+    assert "2 of 4 finished" in eocube("info", filled / CUBE).stdout
+    eocube("convert", "stac", catalog.path, filled, "--layout", "map")
+    assert parsed(eocube("info", filled, "--json"))["under_way"] == []
+    assert "under way" not in eocube("info", filled).stdout
+
+
+@pytest.mark.parametrize("also", [(), ("sources",)], ids=["the index", "the index and the bindings"])
+def test_info_names_the_cubes_of_a_store_whose_index_is_gone(eocube: Invoke, filled: Path, also: tuple[str, ...]) -> None:
+    for name in ("index", *also):
+        shutil.rmtree(filled / name)
+    (filled / "index.parquet").unlink()
+    shown = eocube("info", filled).stdout
+    assert f"cubes/ has 1 cube that the index does not have; `eocube index {filled}` makes it:" in shown
+    assert f"{SITE}/10m" in shown
+    assert "under way" not in shown
+    assert f"Products of {SITE}: 10m." in eocube("info", filled / "cubes" / SITE).stderr
+    found = parsed(eocube("info", filled, "--json"))
+    assert (found["not_indexed"] == [{"cube": SITE, "product": "10m"}]) is bool(also)
+    assert eocube("index", filled).exit_code == 0
+    assert "does not have" not in eocube("info", filled).stdout
+    assert "1 cube in" in eocube("info", filled).stdout
+
+
+def test_info_of_an_empty_store_names_no_cube(eocube: Invoke, filled: Path) -> None:
+    for name in ("index", "sources", "cubes", "markers"):
+        shutil.rmtree(filled / name)
+    (filled / "index.parquet").unlink()
+    shown = eocube("info", filled).stdout
+    assert "0 cubes in" in shown
+    assert "eocube index" not in shown

@@ -303,6 +303,10 @@ def test_bbox_is_in_degrees_and_bounds_are_in_the_crs(on_disk: Any) -> None:
     ("options", "says"),
     [
         ({"bbox": (0, 0, 1, 1), "bounds": (0, 0, 1, 1)}, "Both bbox .* and bounds"),
+        (
+            {"geobox": make_grid(), "bbox": (0, 0, 1, 1), "resolution": 20},
+            "whole grid, and bbox and resolution came",
+        ),
         ({"crs": "EPSG:3035"}, "without an area"),
         ({"resolution": 10.0}, "without an area"),
         ({"bounds": (0, 0, 1, 1), "crs": "EPSG:4326"}, "No item lies in EPSG:4326; pass resolution="),

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from distributed import get_worker
+from distributed import Client, LocalCluster, get_worker
 
 from eocube.errors import PlacementError, UnknownNameError
+from eocube.exec import executors
 from eocube.exec.cpu_label import CpuLabelOnScheduler
 from eocube.exec.executors import DaskExecutor, Executor, SerialExecutor, ThreadExecutor, as_executor, connect, executing
 from eocube.testing.contracts import ExecutorContract, Luggage
@@ -118,6 +119,17 @@ def test_a_cluster_without_a_fitting_worker_is_refused_at_once(resources, resour
         executor.share(None, resource=resource)
     with pytest.raises(PlacementError, match=says):
         list(executor.run(resources_here, [(None, 1)], resource=resource))
+
+
+def test_a_scheduler_without_any_worker_is_named_with_how_to_start_one(monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr(executors, "_PATIENCE_S", 0.2)
+    with (
+        LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0", host="127.0.0.1") as made,
+        Client(made, set_as_default=False) as client,
+        pytest.raises(PlacementError, match=rf"at {made.scheduler_address} has no worker.*`dask worker tcp://"),
+    ):
+        DaskExecutor(client).share(None)
+    assert "no worker yet; waiting" in caplog.text
 
 
 def test_connect_knows_its_short_forms(cluster: DaskExecutor) -> None:

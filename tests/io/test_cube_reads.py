@@ -73,6 +73,14 @@ def test_fewer_bytes_at_once_are_fewer_dates_and_never_part_of_a_chunk(store: Pa
     assert room[0] < room[1]
 
 
+def test_more_chunks_at_once_in_zarr_are_more_room(store: Path) -> None:
+    rooms = []
+    for n in (1, 4):
+        with zarr.config.set({"async.concurrency": n}):
+            rooms.append(CubeSource.open(address_of(store)).scratch_bytes(WINDOWS[0]))
+    assert rooms[0] < rooms[1]
+
+
 def test_a_read_starts_no_thread(store: Path) -> None:
     array, seen = array_of(store, "data"), set[str]()
     watching = threading.Thread.start

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+from eocube.errors import DamagedStoreError
 from eocube.io.blobs import Blobs, LocalBlobs, open_blobs
 from eocube.io.index import (
     INDEX,
@@ -32,6 +33,7 @@ from eocube.io.index import (
 )
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, Variable
+from eocube.model.spec import Place
 from eocube.testing.stac import make_grid
 
 
@@ -44,7 +46,8 @@ def make_row(
         bands=(Band(name="red"),),
         variables=(Variable(name="data", dtype="uint16", banded=True, nodata=0),),
     )
-    return index_row(frame, site=cube, cube=cube, product=product, counts=(1, 2), unfinished=unfinished, licence="CC0-1.0")
+    place = Place(cube, (0, frame.shape_yx[0]), (0, frame.shape_yx[1]))
+    return index_row(frame, place=place, cube=cube, product=product, counts=(1, 2), unfinished=unfinished, licence="CC0-1.0")
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_an_empty_store_has_an_empty_index(blobs: Blobs) -> None:
 
 def test_rows_are_sorted_and_a_newer_part_takes_the_place_of_an_older(blobs: Blobs) -> None:
     for row in (make_row("b"), make_row("a", "20m"), make_row("a", "10m"), make_row("a", "10m", dates=5)):
-        put_part(blobs, row)
+        put_part(blobs, [row])
     compact(blobs)
     assert names(blobs) == [("a", "10m", 5), ("a", "20m", 3), ("b", "p", 3)]
     assert len(list(blobs.list("index"))) == 3
@@ -72,9 +75,9 @@ def test_rows_are_sorted_and_a_newer_part_takes_the_place_of_an_older(blobs: Blo
 
 def test_a_part_that_knows_less_does_not_take_the_place_of_one_that_knows_more(blobs: Blobs) -> None:
     """A run that began before an append may come to its end after it."""
-    put_part(blobs, make_row(dates=5))
+    put_part(blobs, [make_row(dates=5)])
     for less in (make_row(dates=3), make_row(dates=5, unfinished=1)):
-        put_part(blobs, less)
+        put_part(blobs, [less])
         compact(blobs)
         assert names(blobs) == [("c", "p", 5)]
         assert len(list(blobs.list("index"))) == 1
@@ -82,19 +85,19 @@ def test_a_part_that_knows_less_does_not_take_the_place_of_one_that_knows_more(b
 
 
 def test_equal_rows_leave_one_part_and_a_damaged_one_is_mended(blobs: Blobs, tmp_path: Path) -> None:
-    put_part(blobs, make_row(), evidence="a" * 32)
+    put_part(blobs, [make_row()], evidence="a" * 32)
     (part,) = (tmp_path / "index/c").iterdir()
     whole = part.read_bytes()
     part.write_bytes(b"damaged")
-    put_part(blobs, make_row(), evidence="a" * 32)
+    put_part(blobs, [make_row()], evidence="a" * 32)
     assert [p.read_bytes() for p in (tmp_path / "index/c").iterdir()] == [whole]
 
 
 def test_a_part_is_named_by_all_that_its_row_says(blobs: Blobs) -> None:
     row = make_row()
     others = [row | changed for changed in ({"clear_fraction": 0.25}, {"license": None}, {"geometry": b"\0"}, {"n_dates": 4})]
-    assert len({part_path(r, "a" * 32) for r in [row, *others]}) == 5
-    assert part_path(row, "a" * 32) == part_path(dict(reversed(row.items())), "a" * 16)
+    assert len({part_path([r], "a" * 32) for r in [row, *others]}) == 5
+    assert part_path([row], "a" * 32) == part_path([dict(reversed(row.items()))], "a" * 16)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["unknown", "known from before"])
@@ -104,9 +107,9 @@ def test_of_rows_that_differ_in_their_counts_that_stays_which_replaces_the_other
     for old, new in (rows, rows[::-1]):
         for part in [k for keys in list_parts(blobs).values() for k in keys]:
             blobs.delete(part)
-        put_part(blobs, old, evidence="a" * 32)
-        put_part(blobs, new, evidence="a" * 32, replaces=list_parts(blobs)["index/c/p"] if known else [])
-        last = new if known else max(rows, key=lambda r: part_path(r, "a" * 32))
+        put_part(blobs, [old], evidence="a" * 32)
+        put_part(blobs, [new], evidence="a" * 32, replaces=list_parts(blobs)["index/c/p"] if known else [])
+        last = new if known else max(rows, key=lambda r: part_path([r], "a" * 32))
         assert compact(blobs)["clear_fraction"].to_pylist() == [last["clear_fraction"]]
         assert len(list(blobs.list(PARTS))) == 1
         assert compact(blobs, trust_index=True)["clear_fraction"].to_pylist() == [last["clear_fraction"]]
@@ -114,8 +117,8 @@ def test_of_rows_that_differ_in_their_counts_that_stays_which_replaces_the_other
 
 def test_a_part_known_from_before_goes_also_where_it_says_more(blobs: Blobs) -> None:
     """A region of a whole cube that is redone and lacks a file now."""
-    put_part(blobs, make_row(), evidence="a" * 32)
-    put_part(blobs, make_row(unfinished=1), replaces=list_parts(blobs)["index/c/p"])
+    put_part(blobs, [make_row()], evidence="a" * 32)
+    put_part(blobs, [make_row(unfinished=1)], replaces=list_parts(blobs)["index/c/p"])
     assert compact(blobs)["unfinished_regions"].to_pylist() == [1]
 
 
@@ -131,7 +134,7 @@ def test_of_two_that_put_parts_of_equal_rank_at_once_one_part_stays(tmp_path: Pa
             return iter(found)
 
     def put(row: dict[str, Any], named: str | None) -> None:
-        put_part(Together(str(tmp_path)), row, evidence=named)
+        put_part(Together(str(tmp_path)), [row], evidence=named)
 
     rows = [make_row(), make_row() | {"clear_fraction": 0.25}]
     with ThreadPoolExecutor(2) as pool:
@@ -142,21 +145,21 @@ def test_of_two_that_put_parts_of_equal_rank_at_once_one_part_stays(tmp_path: Pa
 
 def test_a_part_that_another_run_has_replaced_takes_none_away(tmp_path: Path) -> None:
     """Between its put and its listing another run finds it, redoes the cube, and puts a part of a lower name in its place."""
-    low, high = sorted((make_row() | {"clear_fraction": c} for c in (0.1, 0.2)), key=lambda r: part_path(r, None))
+    low, high = sorted((make_row() | {"clear_fraction": c} for c in (0.1, 0.2)), key=lambda r: part_path([r], None))
 
     class Meanwhile(LocalBlobs):
         def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-            put_part(LocalBlobs(self.url), low, replaces=[part_path(high, None)])
+            put_part(LocalBlobs(self.url), [low], replaces=[part_path([high], None)])
             return super().list(prefix)
 
-    put_part(Meanwhile(str(tmp_path)), high)
-    assert [key for key, _ in open_blobs(str(tmp_path)).list(PARTS)] == [part_path(low, None)]
+    put_part(Meanwhile(str(tmp_path)), [high])
+    assert [key for key, _ in open_blobs(str(tmp_path)).list(PARTS)] == [part_path([low], None)]
 
 
 @pytest.mark.parametrize("other", ["10m", "1", "10m.x", "10"], ids=str)
 def test_products_whose_names_begin_alike_keep_their_parts(blobs: Blobs, other: str) -> None:
     for product in ("10m", other, "1.5m", "10m"):
-        put_part(blobs, make_row(product=product))
+        put_part(blobs, [make_row(product=product)])
     compact(blobs)
     assert [n[1] for n in names(blobs)] == sorted({"10m", other, "1.5m"})
 
@@ -213,11 +216,11 @@ def compacted(tmp_path: Path, *, trust_index: bool) -> tuple[list[str], Any]:
 
 def test_a_run_reads_new_parts_only_and_makes_the_index_of_all(blobs: Blobs, tmp_path: Path) -> None:
     for i in range(5):
-        put_part(blobs, make_row(f"c{i}"))
+        put_part(blobs, [make_row(f"c{i}")])
     assert len(compacted(tmp_path, trust_index=True)[0]) == 5, "there was no index"
     assert compacted(tmp_path, trust_index=True)[0] == []
-    put_part(blobs, make_row("c2", dates=5))
-    put_part(blobs, make_row("c9"))
+    put_part(blobs, [make_row("c2", dates=5)])
+    put_part(blobs, [make_row("c9")])
     for key, _ in list(blobs.list(f"{PARTS}/c3")):
         blobs.delete(key)
     read, made = compacted(tmp_path, trust_index=True)
@@ -230,7 +233,7 @@ def test_a_run_reads_new_parts_only_and_makes_the_index_of_all(blobs: Blobs, tmp
 
 def test_an_index_that_is_damaged_or_of_another_form_is_made_anew_of_all_parts(blobs: Blobs, tmp_path: Path) -> None:
     for i in range(3):
-        put_part(blobs, make_row(f"c{i}"))
+        put_part(blobs, [make_row(f"c{i}")])
     right = compact(blobs)
     whole = (tmp_path / INDEX).read_bytes()
     older = pa.BufferOutputStream()
@@ -242,17 +245,27 @@ def test_an_index_that_is_damaged_or_of_another_form_is_made_anew_of_all_parts(b
         assert read_index(blobs).equals(right)
 
 
+def test_a_damaged_part_is_named_with_what_mends_it(blobs: Blobs, tmp_path: Path) -> None:
+    put_part(blobs, [make_row()])
+    (part,) = (tmp_path / "index/c").iterdir()
+    whole = part.read_bytes()
+    for body in (b"", whole[:-9], whole[: len(whole) // 2]):
+        part.write_bytes(body)
+        with pytest.raises(DamagedStoreError, match=rf"{part.name} in .* cannot be read .*`eocube index {tmp_path}`"):
+            compact(blobs)
+
+
 def test_a_part_may_be_named_by_what_its_row_follows_from(blobs: Blobs) -> None:
-    put_part(blobs, make_row())
+    put_part(blobs, [make_row()])
     (plain,) = (key for key, _ in blobs.list(PARTS))
     assert not has_evidence(plain)
-    put_part(blobs, make_row(), evidence="0123456789abcdef0123")
+    put_part(blobs, [make_row()], evidence="0123456789abcdef0123")
     (named,) = (key for key, _ in blobs.list(PARTS))
     assert named.startswith("index/c/p.0123456789abcdef")
     assert has_evidence(named)
     assert has_evidence(named, "0123456789abcdef45")
     assert not has_evidence(named, "f" * 32)
-    put_part(blobs, make_row(dates=2), evidence="f" * 32)
+    put_part(blobs, [make_row(dates=2)], evidence="f" * 32)
     assert [key for key, _ in blobs.list(PARTS)] == [named], "a part that knows less"
 
 
@@ -266,7 +279,7 @@ def test_writers_at_once_lose_no_row(tmp_path: Path) -> None:
     def write(n: int) -> None:
         blobs = open_blobs(str(tmp_path))
         for i in range(4):
-            put_part(blobs, make_row(f"cube-{n}-{i}"))
+            put_part(blobs, [make_row(f"cube-{n}-{i}")])
             compact(blobs)
 
     for _ in range(3):
@@ -285,11 +298,11 @@ def test_a_part_that_comes_while_parts_are_read_is_in_the_index(tmp_path: Path) 
         def put(self, key: str, body: bytes) -> None:
             if key == INDEX and not self.waiting.is_set():
                 self.waiting.set()
-                put_part(LocalBlobs(self.url), late)
+                put_part(LocalBlobs(self.url), [late])
             super().put(key, body)
 
     blobs = Meanwhile(str(tmp_path))
-    put_part(blobs, make_row("early"))
+    put_part(blobs, [make_row("early")])
     compact(blobs)
     assert [n[0] for n in names(blobs)] == ["early", "late"]
 
@@ -316,7 +329,7 @@ def test_pixel_sizes_are_in_metres_on_the_ground(box: GeoBox, expected: tuple[fl
 
 
 def test_the_index_prunes_by_its_bbox_column(blobs: Blobs, tmp_path: Path) -> None:
-    put_part(blobs, make_row())
+    put_part(blobs, [make_row()])
     compact(blobs)
     schema = pq.read_schema(tmp_path / INDEX)
     assert b"1.1.0" in schema.metadata[b"geo"]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -16,7 +21,8 @@ from pyproj import Geod, Transformer
 from rasterio.enums import Resampling
 from rasterio.warp import reproject
 
-from eocube.errors import AssetReadError, GridError
+from eocube.errors import AssetReadError
+from eocube.io.geotiff import GeoTiffReader
 from eocube.io.rasters import RasterioReader, aligned_origin, can_hold
 from eocube.model.scene import Asset
 from eocube.testing.contracts import ReaderContract
@@ -237,7 +243,7 @@ def test_a_file_without_a_crs_is_not_reprojected(tmp_path: Path) -> None:
     with rasterio.open(path, "w", **profile) as file:
         file.write(pixels)
     asset = Asset(href=str(path), key="B04", dtype="uint16", nodata=0)
-    with pytest.raises(GridError, match="has no CRS"):
+    with pytest.raises(AssetReadError, match=r"B04.*has no CRS"):
         RasterioReader().read([asset], GRIDS["degrees"], item_id="i", resampling="nearest")
 
 
@@ -322,3 +328,71 @@ def test_a_local_file_is_tried_once(tmp_path: Path) -> None:
     with pytest.raises(AssetReadError, match=r"gone\.tif"):
         RasterioReader(retries=5, backoff_s=10).describe(str(tmp_path / "gone.tif"))
     assert time.monotonic() - started < 5
+
+
+# ------------------------------------------------------------------------------------------------ what is no raster file
+
+
+OPENS_A_PIPE = """
+import sys
+from eocube.errors import AssetReadError
+from eocube.io.geotiff import GeoTiffReader
+from eocube.io.rasters import RasterioReader
+from eocube.model.scene import Asset
+from eocube.testing.stac import make_grid
+
+href = sys.argv[1]
+read = [Asset(href=href, key="B04")], make_grid((4, 4))
+for reader in (RasterioReader(), GeoTiffReader()):
+    for act in (lambda: reader.describe(href), lambda: reader.read(*read, item_id="i", resampling="nearest")):
+        try:
+            act()
+        except AssetReadError as e:
+            print(e.reason)
+"""
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_named_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path: Path, form: str) -> None:
+    """In a process of its own: one that waits inside GDAL heeds no signal but the last."""
+    os.mkfifo(tmp_path / "B04_20m.tif")
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", OPENS_A_PIPE, form.format(tmp_path / "B04_20m.tif")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said, _ = child.communicate(timeout=60)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert said.splitlines() == ["it is a named pipe, not a file"] * 4
+
+
+def test_devices_and_sockets_are_refused_also_behind_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zero.tif").symlink_to("/dev/zero")
+    monkeypatch.chdir(tmp_path)  # a socket's path may have 107 letters
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.tif")
+        for name, kind in (("zero.tif", "a character device"), ("socket.tif", "a socket")):
+            with pytest.raises(AssetReadError, match=f"it is {kind}, not a file"):
+                RasterioReader().describe(name)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        pytest.param(b"", r"it is empty \(0 bytes\) \(GDAL: .*not recognized", id="empty"),
+        pytest.param(b"<html>\n  <body>404", "it is text, beginning with '<html> <body>404'", id="text"),
+        pytest.param("é".encode() * 40, "it is text, beginning with 'éé", id="text of letters of two bytes"),
+        pytest.param(b"x" + "é".encode() * 40, "it is text, beginning with 'xé", id="text cut inside a letter"),
+        pytest.param(b"\x00\x01\x02\xff" * 9, r"from \S*: '[^']*' not recognized", id="bytes of no known format"),
+        pytest.param(None, "it is a folder", id="folder"),
+    ],
+)
+def test_what_gdal_does_not_recognise_is_described_as_far_as_a_look_tells(tmp_path: Path, body: bytes | None, says: str) -> None:
+    path = tmp_path / "a.tif"
+    path.mkdir() if body is None else path.write_bytes(body)
+    for reader in (RasterioReader(), GeoTiffReader()):
+        with pytest.raises(AssetReadError, match=says):
+            reader.read([Asset(href=str(path), key="B04")], SCENE.grid, item_id="i", resampling="nearest")

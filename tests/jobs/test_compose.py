@@ -16,7 +16,7 @@ import xarray as xr
 
 import eocube
 from eocube.corpora.stac_items import read_items
-from eocube.errors import CatalogError, CubeError, LateDateError, StoreNotFoundError, UnknownNameError
+from eocube.errors import ArgumentError, CatalogError, CubeError, LateDateError, StoreNotFoundError, UnknownNameError
 from eocube.jobs.compose import chain, plan_compose
 from eocube.testing.contracts_step import assert_same_cube
 from eocube.testing.stores import cubes_of, index_rows, markers_of, same_store
@@ -224,7 +224,7 @@ def test_no_step_no_store_and_no_cube_are_refused(few: Path, untouched: Path) ->
         eocube.compose(str(few), str(untouched), mask=None, freq=None)
     with pytest.raises(StoreNotFoundError):
         eocube.compose(str(untouched), str(untouched))
-    with pytest.raises(CatalogError, match="No cube"):
+    with pytest.raises(ArgumentError, match="sites is an empty list"):
         eocube.compose(str(few), str(untouched), sites=[])
     assert not untouched.exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import xarray as xr
 
 from eocube.corpora.stac import StacCorpus
 from eocube.errors import (
+    NO_HREF,
     ArgumentError,
     AssetReadError,
     CatalogError,
@@ -29,8 +31,10 @@ from eocube.io.blobs import open_blobs
 from eocube.io.cubes import CubeSource
 from eocube.io.sources import read_sources
 from eocube.jobs.convert import convert, plan_convert
-from eocube.jobs.open import open_corpus, open_cube, open_store
+from eocube.jobs.open import load_stac, open_corpus, open_cube, open_store
 from eocube.jobs.plan import Plan
+from eocube.jobs.stac import open_stac
+from eocube.jobs.write import WriteSettings, plan_cube
 from eocube.model.recipe import whole
 from eocube.testing.stac import (
     CountingReader,
@@ -283,6 +287,33 @@ def test_a_task_opens_each_of_its_files_once(tmp_path: Path, layout: Any) -> Non
     assert planned.requests >= len(reader.reads)
 
 
+def test_workers_get_paths_that_do_not_depend_on_a_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = write_catalog(make_series(2), tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    corpus = open_corpus("stac", os.path.relpath(catalog, tmp_path))
+    for plan in plan_convert(corpus, "store"):
+        assert plan.job.store_url == str(tmp_path / "store")
+        hrefs = [row["href"] for source in plan.job.binding.sources.values() for row in source.assets()]
+        assert hrefs
+        assert all(Path(href).is_absolute() and Path(href).is_file() for href in hrefs)
+    convert(corpus, "store", executor="serial")
+    assert CubeSource.open(f"store/cubes/{SITE}/10m").store_url == str(tmp_path / "store")
+
+
+def test_a_plan_says_at_least_where_not_every_source_says_what_it_holds(tmp_path: Path) -> None:
+    plans = list(plan_convert(corpus_of(make_series(2)), str(tmp_path)))
+    assert "at most" in str(Plan(plans))
+    convert(corpus_of(make_series(2)), str(tmp_path), executor="serial")
+    part = open_cube(f"{tmp_path}/cubes/{SITE}/10m").isel(x=slice(0, 8))
+    cut = plan_cube(part, str(tmp_path), site="cut", product="10m", settings=WriteSettings())
+    assert "at least" in str(Plan([cut]))
+
+
+def test_an_item_without_an_asset_is_to_be_completed_and_a_file_mended() -> None:
+    assert "Complete the item and run again" in str(AssetReadError(NO_HREF, "item", "B04", "it has none"))
+    assert "Mend the file and run again" in str(AssetReadError("a.tif", "item", "B04", "cut off"))
+
+
 def test_a_second_run_reads_no_pixels(tmp_path: Path) -> None:
     scenes = make_series(5)
     run(scenes, tmp_path)
@@ -355,6 +386,13 @@ def test_the_index_is_geoparquet_that_geopandas_reads(store: Path) -> None:
 @pytest.mark.parametrize("options", [{"products": "10m"}, {"sites": SITE, "rebuild": SITE}], ids="+".join)
 def test_one_name_is_a_name_and_no_list_of_letters(tmp_path: Path, options: dict[str, Any]) -> None:
     assert run(make_series(1), tmp_path, **options).cubes == [f"{SITE}/10m"]
+
+
+def test_one_band_is_a_name_and_no_list_of_letters(tmp_path: Path) -> None:
+    catalog = write_catalog(make_series(1), tmp_path)
+    assert load_stac(catalog, bands="red").band.values.tolist() == ["red"]
+    for opened in (open_corpus("stac", catalog, bands="red"), open_stac(catalog, bands="red")):
+        assert opened.cube(SITE, "10m").band.values.tolist() == ["red"]
 
 
 def test_what_is_no_corpus_is_told_how_to_be_opened(tmp_path: Path) -> None:

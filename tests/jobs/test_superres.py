@@ -25,6 +25,7 @@ from eocube.model.hooks import HOOK_ENV
 from eocube.sr import SrModel, load_model
 from eocube.sr.pool import run_superres
 from eocube.testing.stores import ShuffledExecutor, cubes_of, cut_plan, index_rows, markers_of
+from eocube.testing.tiles import SITE_PX, TileCorpus
 from tests.patches.makers import DAYS, make_store
 from tests.sr.makers import make_counting, make_network
 
@@ -271,3 +272,15 @@ def test_another_network_is_not_mixed_into_a_cube(store: str, network: SrModel, 
     with pytest.raises(eocube.EocubeError, match=r"other settings.*recipe: stored cube .* → superresolve"):
         superres(store, str(tmp_path), network, executor="serial")
     assert cubes_of(tmp_path) == before
+
+
+def test_each_site_of_a_bigger_cube_becomes_a_cube_of_its_own(tmp_path: Path) -> None:
+    eocube.convert(TileCorpus("A_01_02", "A_39_00"), str(tmp_path / "s"), executor="serial")
+    model = make_network(tmp_path / "model", bands_in=("red", "nir"), bands_out=("red",), channels=4)
+    report = superres(str(tmp_path / "s"), str(tmp_path / "out"), model, product="pf", executor="serial")
+    assert report.cubes == ["A_01_02/sr", "A_39_00/sr"]
+    for site in ("A_01_02", "A_39_00"):
+        fine = eocube.open_store(str(tmp_path / "out")).cube(site, "sr")
+        lazily = superresolve(eocube.open_store(str(tmp_path / "s")).cube(site, "pf"), model)
+        assert fine.sizes["x"] == SITE_PX * model.scale
+        np.testing.assert_array_equal(fine["data"], lazily["data"])

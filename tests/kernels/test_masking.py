@@ -34,7 +34,7 @@ def test_every_class_of_a_byte_is_told_apart():
         assert np.flatnonzero(is_class(scl, [value])).tolist() == [value]
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", ">i2", ">u2", "int32", "int64"])
 def test_classes_equal_numpy_for_every_dtype(dtype):
     bounds = np.iinfo(dtype)
     classes = [-128, -3, 0, 5, 127, 200, 32767, 65535, bounds.min, bounds.max]

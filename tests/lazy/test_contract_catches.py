@@ -31,6 +31,7 @@ PICKLE = "test_a_replayed_pickle_gives_the_same_pixels"
 POISON = "test_masked_pixels_have_no_influence"
 BLANK = "test_a_pixel_that_is_never_clear_has_no_data_and_not_zero"
 STORE = "test_a_store_holds_what_compute_gives"
+OWN = "test_variables_that_it_does_not_change_are_its_input_s_own"
 READS = "test_writing_reads_no_more_than_the_plan_says"
 
 
@@ -82,6 +83,11 @@ def keeps_scl(cube: xr.Dataset) -> xr.Dataset:
     return cube.assign()
 
 
+@step(changes=("data",))
+def copies_scl(cube: xr.Dataset) -> xr.Dataset:
+    return cube.assign(scl=cube["scl"].copy())
+
+
 NUMBERS = itertools.count()
 
 
@@ -111,6 +117,7 @@ CASES: dict[str, tuple[Callable[..., xr.Dataset], str]] = {
     "reads at once": (eager, UNREAD),
     "attributes the frame does not know": (renamed, FRAME),
     "a variable the frame does not know": (keeps_scl, FRAME),
+    "a mask that is said to come along, copied": (copies_scl, OWN),
     "nothing recorded": (lambda c: c * 2, JSON),
     "other arguments each time": (numbered, JSON),
     "pixels under clouds": (under_the_clouds, POISON),

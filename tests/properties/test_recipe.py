@@ -20,6 +20,7 @@ from eocube.io.template import EOCUBE_ATTR, frame_from_attrs, frame_json
 from eocube.model.bands import Band
 from eocube.model.frame import Frame, PerTime, Variable
 from eocube.model.hashing import canonical_json, digest
+from eocube.model.memory import window_bytes
 from eocube.model.recipe import (
     MAX_INLINE_BYTES,
     Binding,
@@ -34,7 +35,6 @@ from eocube.model.recipe import (
     step,
     trace,
     whole,
-    window_bytes,
 )
 from eocube.model.window import Window
 from eocube.testing.sources import make_cube, make_source
@@ -249,7 +249,32 @@ def test_windows_go_back_through_halos_and_times() -> None:
     both = pair(cube, other=cube)
     assert traced(both) == [(keys["a"], window)], "one window is read once"
     recipe = recipe_of(both)
-    assert window_bytes(recipe.node, window, recipe.binding, {}) == 2 * 80 * (5 * 2 + 1), "the input once, and the result"
+    assert window_bytes(recipe.node, window, recipe.binding, {}).working == 2 * 80 * (5 * 2 + 1), "the input once, and the result"
+
+
+def test_what_waits_is_held_while_another_input_is_read() -> None:
+    cube, other = make_cube(shape_yx=(40, 56), name="a"), make_cube(shape_yx=(40, 56), name="b")
+    recipe, one = recipe_of(pair(cube, other=other)), 80 * (5 * 2 + 1)
+    found = window_bytes(recipe.node, Window((3,), (10, 20), (0, 8)), recipe.binding, {})
+    assert found == (2 * one, 3 * one, 0), "two inputs while the second is read, and the result beside them"
+
+
+@step(changes=("data",))
+def repaint(cube: xr.Dataset) -> xr.Dataset:
+    return cube.assign(data=cube["data"] + 1)
+
+
+def test_what_a_step_makes_and_the_gaps_that_the_one_before_left_are_counted() -> None:
+    cube, data, mask = make_cube(shape_yx=(40, 56)), 80 * 5 * 2, 80
+
+    def working(made: xr.Dataset) -> int:
+        recipe = recipe_of(made)
+        return window_bytes(recipe.node, Window((3,), (10, 20), (0, 8)), recipe.binding, {}).working
+
+    assert working(pair(cube)) == 2 * (data + mask)
+    assert working(pair(pair(cube))) == 2 * (data + mask) + mask, "no new array but a smaller one fits where the first mask was"
+    assert working(repaint(cube)) == 2 * data + mask, "the mask is passed on"
+    assert working(repaint(repaint(cube))) == 2 * data + mask, "the result fits where the first data was"
 
 
 def test_an_unrecorded_argument_makes_the_result_unrecorded_and_says_why() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from hypothesis import given, settings
@@ -136,7 +136,7 @@ def test_the_chosen_cut_keeps_its_rules(case: tuple[CubeSpec, tuple[int, int]]) 
 @given(chosen(), st.integers(1, 300))
 def test_the_cut_does_not_depend_on_the_number_of_dates(case: tuple[CubeSpec, tuple[int, int]], nt: int) -> None:
     spec, block = case
-    other = choose_spec(spec.frame.with_(time_ms=tuple(range(nt))), layout=spec.layout, block_yx=block)
+    other = choose_spec(spec.frame.with_(time_ms=tuple(range(nt))), layout=cast("Layout", spec.layout), block_yx=block)
     assert (other.chunk_tyx, other.shard_tyx, other.cell_px) == (spec.chunk_tyx, spec.shard_tyx, spec.cell_px)
     assert settings_id("r", other) == settings_id("r", spec)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.slow.killing import RealCluster, Tell, Work, make_works, real_cluster
+from tests.slow.killing import RealCluster, Work, make_works, real_cluster
+from tests.slow.telling import Tell
 
 _COUNTS = pytest.StashKey[list[str]]()
 

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -45,10 +45,12 @@ class Work:
 
     undisturbed: Path
     options: tuple[str, ...] = ()
+    corpus: str = "stac"
+    """What ``convert`` reads."""
 
     def command(self, store: Path, cluster: str = "threads:1", *more: str) -> list[str]:
         """Arguments of ``eocube``."""
-        kind = ["stac"] if self.verb == "convert" else []
+        kind = [self.corpus] if self.verb == "convert" else []
         return [self.verb, *kind, str(self.source), str(store), "--cluster", cluster, *self.options, *more]
 
     @property
@@ -117,6 +119,32 @@ def marker_files(store: Path) -> list[Path]:
 def finished_regions(store: Path) -> set[str]:
     """``cube/product/t.y.x`` of every region that has a whole marker."""
     return {p.parent.relative_to(store / "markers").as_posix() for p in marker_files(store)}
+
+
+Versions = dict[str, dict[str, tuple[int, int] | None]]
+"""Region → each of its markers, and each object that one vouches for → (inode, time of writing); None where none is there."""
+
+
+def versions(store: Path) -> Versions:
+    """Finished regions as they are now: a file that is put again has another version, whatever is in it."""
+    found: Versions = {}
+    for marker in marker_files(store):
+        region = found.setdefault(marker.parent.relative_to(store / "markers").as_posix(), {})
+        for key in (marker.relative_to(store).as_posix(), *json.loads(marker.read_text())["shards"]):
+            region[key] = _version(store / key)
+    return found
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(FileNotFoundError):
+        stat = path.stat()
+        return stat.st_ino, stat.st_mtime_ns
+    return None
+
+
+def put_again(store: Path, before: Versions) -> set[str]:
+    """Of the regions that were finished then, those of which anything was put or deleted since."""
+    return {region for region, files in before.items() if any(_version(store / k) != v for k, v in files.items())}
 
 
 @dataclass(kw_only=True)
@@ -251,8 +279,11 @@ class RealCluster:
         process.wait()
 
     def stop(self, name: str) -> None:
-        """SIGSTOP: the worker stands still in the middle of whatever it does."""
-        self.workers[name].send_signal(signal.SIGSTOP)
+        """SIGSTOP: every thread of the worker stands still in the middle of whatever it does."""
+        process, deadline = self.workers[name], time.monotonic() + PATIENCE_S
+        process.send_signal(signal.SIGSTOP)
+        while os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOHANG) is None:
+            assert time.monotonic() < deadline, f"worker {name} does not stand still"
 
     def go_on(self, name: str) -> None:
         """SIGCONT."""
@@ -289,6 +320,3 @@ def real_cluster(home: Path) -> Iterator[RealCluster]:
         yield cluster
     finally:
         cluster.close()
-
-
-Tell = Callable[[str], None]

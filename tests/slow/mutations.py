@@ -82,6 +82,14 @@ class Base:
         return inside
 
     @cached_property
+    def repeated_bytes(self) -> np.ndarray:
+        """Which bytes end a block of the full-resolution image and stand once more behind it."""
+        inside = np.zeros(len(self.body), bool)
+        for offset, count in zip(self.pages[0].offsets, self.pages[0].counts, strict=True):
+            inside[max(offset, offset + count - 4) : offset + count] = self.framed
+        return inside
+
+    @cached_property
     def structure_bytes(self) -> np.ndarray:
         """Which bytes belong to header, directories and values of tags."""
         inside = np.zeros(len(self.body), bool)
@@ -292,6 +300,14 @@ def bits_of_first_codes(base: Base, rng: random.Random, _: Sequence[Base]) -> It
                 yield f"block {i}, bit {bit}", flipped(base.body, offset + bit // 8, bit % 8)
 
 
+def bits_of_last_codes(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple[str, bytes]]:
+    """The last four bytes of each block, which a COG repeats behind it."""
+    for i, (offset, count) in enumerate(zip(base.pages[0].offsets, base.pages[0].counts, strict=True)):
+        if base.framed and count:
+            for bit in rng.sample(range(32), 8):
+                yield f"block {i}, bit {bit} from the end", flipped(base.body, offset + count - 1 - bit // 8, bit % 8)
+
+
 def last_bytes(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple[str, bytes]]:
     """The end of the file, or something behind it."""
     for n in (1, 4, 9):
@@ -449,8 +465,8 @@ def several(base: Base, rng: random.Random, _: Sequence[Base]) -> Iterator[tuple
 
 
 KINDS: tuple[Mutator, ...] = (
-    bits_anywhere, bits_of_structure, bytes_of_structure, bits_of_pixels, bits_of_first_codes, last_bytes, tag_values, tag_heads,
-    predictors, links, index_entries, zeros, cuts, shifts, splices, replacements, several,
+    bits_anywhere, bits_of_structure, bytes_of_structure, bits_of_pixels, bits_of_first_codes, bits_of_last_codes, last_bytes,
+    tag_values, tag_heads, predictors, links, index_entries, zeros, cuts, shifts, splices, replacements, several,
 )  # fmt: skip
 
 

@@ -16,8 +16,12 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SMALL: dict[str, dict[str, Any]] = {
     "convert": {"DATES": 2, "EDGE_PX": 512, "BLOCK_PX": 256, "SHAPE": (2, 4, 512, 512), "REPEATS": 1},
-    "overhead": {"TASKS": 10, "ROUNDS": 1, "CLUSTER_TASKS": 40, "CLUSTER_ROUNDS": 1},
-    "memory": {"BLOCK_PX": 256, "SCENES": {"wide": (1, 512), "deep": (16, 256)}, "TIMES": 1},
+    "overhead": {"ROUNDS": 1, "CLUSTER_ROUNDS": 1, "EDGE_CHUNKS": {"bare": 1, "four_steps": 3, "cluster": 2, "skip": 1}},
+    "memory": {"BLOCK_PX": 256, "SCENES": {"wide": (1, 512), "deep": (16, 256)}, "WORKERS": 1, "TASKS": 1},
+    "heap": {"ROUNDS": 1, "TASKS": 2},
+    "plan": {"SITES": 3_000, "REPEATS": 1},
+    "objects": {"AREAS": 2, "REVISITS": 1, "SITES": 2, "TILES": 1, "DATES": 2},
+    "corpora": {"AREAS": 2, "REVISITS": 1, "SITES": 2, "DATES": 2, "REPEATS": 1},
 }
 ARGUMENTS = {"memory": ("convert.patch", "stored.median")}
 """Rows to make; without any, all."""

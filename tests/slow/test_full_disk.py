@@ -1,13 +1,17 @@
-"""Disks that are full or read-only: small mounts of this test's own, file size limits, a bucket that may only be read."""
+"""Disks that are full or read-only: small mounts of this test's own, file size limits, a bucket that may only be read.
+
+``convert`` and ``compose`` write to them; what ``compose`` reads lies elsewhere and is whole. ``audit`` must not write at all.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,35 +19,44 @@ import pytest
 
 from eocube.errors import StoreWriteError
 from eocube.io.blobs import open_blobs
-from eocube.jobs.audit import audit
+from eocube.jobs.audit import audit, index
+from eocube.jobs.compose import compose
 from eocube.jobs.convert import convert
 from eocube.jobs.open import open_corpus, open_store
-from eocube.testing.stac import make_grid, make_series, write_catalog
-from eocube.testing.stores import cubes_of, index_rows, same_store
+from eocube.testing.stac import make_grid, make_series
+from eocube.testing.stores import index_rows, same_store, tree
 from tests.conftest import find_binary, skip_or_fail
-from tests.slow.killing import Tell
+from tests.slow.killing import Work, finished_regions, make_works
+from tests.slow.telling import Tell
 
 pytestmark = pytest.mark.slow
 
-N = 8
-SERIES = make_series(N, grid=make_grid((1024, 1024)), block=256)
-RUN = ("--layout", "map", "--cluster", "threads:2")
+SERIES = make_series(8, grid=make_grid((1024, 1024)), block=256)
+"""A date every five days: as many regions of five days as of dates."""
+
+SITE = "EPSG32635_600000_5000040"
 
 
 @pytest.fixture(scope="module")
-def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_catalog(SERIES, tmp_path_factory.mktemp("files"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Work]:
+    """``convert`` and ``compose`` with the stores that they leave undisturbed, 8 regions of some 100 kB each."""
+    works = make_works(tmp_path_factory.mktemp("works"), SERIES, freq="5D")
+    assert {w.total for w in works.values()} == {len(SERIES)}
+    return works
 
 
-@pytest.fixture(scope="module")
-def undisturbed(catalog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("undisturbed") / "store"
-    convert(open_corpus("stac", str(catalog)), str(store), layout="map", executor="serial")
-    return store
+@pytest.fixture(params=["convert", "compose"])
+def work(request: pytest.FixtureRequest, made: dict[str, Work]) -> Work:
+    """Each of them."""
+    return made[request.param]
 
 
-def command(catalog: Path, store: Path, *words: str, run: tuple[str, ...] = RUN) -> list[str]:
-    return [sys.executable, "-m", "eocube", "convert", "stac", str(catalog), str(store), *run, *words]
+def eocube(*words: object) -> list[str]:
+    return [sys.executable, "-m", "eocube", *map(str, words)]
+
+
+def command(work: Work, store: Path, *words: str, cluster: str = "threads:2") -> list[str]:
+    return eocube(*work.command(store, cluster, *words))
 
 
 def call(words: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -84,23 +97,27 @@ def may_mount(tmp_path_factory: pytest.TempPathFactory) -> None:
         skip_or_fail(f"This user may not mount, not even in a namespace of its own: {tried.stderr.strip()[:120]}")
 
 
-def shell(words: list[str]) -> str:
+def shell(words: Sequence[str]) -> str:
     return " ".join(f"'{w}'" for w in words)
+
+
+def read_only(folder: Path) -> str:
+    """Shell that shows a folder of this machine as a read-only mount."""
+    return f"mount --bind {folder} {folder}\nmount -o remount,ro,bind {folder}\n"
 
 
 @pytest.mark.parametrize("kilobytes", [16, 120, 500, 900], ids=lambda k: f"{k} kB")
 def test_a_full_disk_is_told_and_the_same_command_finishes_with_room(
-    may_mount: None, catalog: Path, undisturbed: Path, tmp_path: Path, kilobytes: int, tell: Tell
+    may_mount: None, work: Work, tmp_path: Path, kilobytes: int, tell: Tell
 ) -> None:
     """The disk fills in the metadata, or in the first or a later shard; then it is made larger under the same store."""
     folder, kept = tmp_path / "disk", tmp_path / "kept"
     folder.mkdir()
     store = folder / "store"
-    again = shell(command(catalog, store, "--json"))
+    again = shell(command(work, store, "--json"))
     script = f"""
-{shell(command(catalog, store))} || echo "code $?" >&2
+{shell(command(work, store))} || echo "code $?" >&2
 cp -r {folder} {kept}-full
-find {folder} -name '*.json' -path '*markers*' | wc -l
 mount -o remount,size=50m {folder}
 {again}
 cp -r {folder} {kept}
@@ -111,46 +128,72 @@ cp -r {folder} {kept}
     for part in ("could not be written below", "No space left on device", "Make free space", "same command", "are kept"):
         assert part in line, line
     assert "Traceback" not in done.stderr
-    marked, _, report = done.stdout.partition("\n")
-    finished = json.loads(report)
-    assert finished["regions_skipped"] == int(marked)  # what was finished is kept, and is not written again
-    assert finished["regions_done"] == N - int(marked)
     full = Path(f"{kept}-full") / "store"
+    marked, finished = len(finished_regions(full)), json.loads(done.stdout)
+    assert finished["regions_skipped"] == marked  # what was finished is kept, and is not written again
+    assert finished["regions_done"] == work.total - marked
     if (full / "zarr.json").exists():
         assert not index_rows(full)
         # Without a marker: shards whose marker found no room. The next run writes them again.
         assert set(audit(str(full), deep=True, executor="serial").counts) <= {"unfinished", "no_marker"}
     assert not list((kept / "store" / "tmp").iterdir())
-    assert same_store(kept / "store", undisturbed)
-    tell(f"full disk, {kilobytes} kB: {marked} of {N} regions were finished on it; the rest came with room")
+    assert same_store(kept / "store", work.undisturbed)
+    told = f"{marked} of {work.total} regions were finished on it; the rest came with room"
+    tell(f"{work.verb} on a full disk, {kilobytes} kB: {told}")
 
 
-def test_a_disk_without_inodes_is_told(may_mount: None, catalog: Path, tmp_path: Path) -> None:
+def test_a_disk_without_inodes_is_told(may_mount: None, work: Work, tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
-    script = MOUNTED.format(size="20m,nr_inodes=12", folder=folder, script=shell(command(catalog, folder / "store")))
+    script = MOUNTED.format(size="20m,nr_inodes=12", folder=folder, script=shell(command(work, folder / "store")))
     check_refused(in_namespace(script), "No space left on device")
 
 
-def test_a_read_only_mount_is_told_and_nothing_of_it_changes(
-    may_mount: None, catalog: Path, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_read_only_mount_is_told_and_nothing_of_it_changes(may_mount: None, work: Work, tmp_path: Path) -> None:
     """An empty disk, and one with half a store, both mounted read-only: nobody may write there, root neither."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    script = f"mount -o remount,ro {folder}\n{shell(command(catalog, folder / 'store'))}"
+    script = f"mount -o remount,ro {folder}\n{shell(command(work, folder / 'store'))}"
     check_refused(in_namespace(MOUNTED.format(size="20m", folder=folder, script=script)), "Read-only file system", "name another")
     half = tmp_path / "half"
-    assert call(command(catalog, half, "--limit", "3")).returncode == 0
-    before = cubes_of(half)
-    bound = f"mount --bind {half} {half}\nmount -o remount,ro,bind {half}\n"
-    for words in (command(catalog, half), [*command(catalog, half), "--rebuild", "EPSG32635_600000_5000040"]):
-        check_refused(in_namespace(bound + shell(words)), "Read-only file system", "read-only for this user")
-    assert cubes_of(half) == before
-    read = in_namespace(f"{bound}{sys.executable} -m eocube audit {half} --json")
-    assert json.loads(read.stdout)["counts"] == {"unfinished": N - 3}
-    assert call(command(catalog, half)).returncode == 0
-    assert same_store(half, undisturbed)
+    assert call(command(work, half, "--limit", "3")).returncode == 0
+    before = tree(half)
+    for words in (command(work, half), command(work, half, "--rebuild", SITE)):
+        check_refused(in_namespace(read_only(half) + shell(words)), "Read-only file system", "read-only for this user")
+    read = in_namespace(read_only(half) + shell(eocube("audit", half, "--json")))
+    assert json.loads(read.stdout)["counts"] == {"unfinished": work.total - 3}
+    assert tree(half) == before
+    assert call(command(work, half)).returncode == 0
+    assert same_store(half, work.undisturbed)
+
+
+def test_a_store_on_a_read_only_mount_is_read_and_audited_and_its_index_cannot_be_made_again(
+    may_mount: None, made: dict[str, Work], tmp_path: Path
+) -> None:
+    """One that is whole, and one without its index, which is why somebody would make that again."""
+    store = tmp_path / "store"
+    shutil.copytree(made["compose"].undisturbed, store)
+    verbs = [("info", store), ("audit", store), ("audit", store, "--deep")]
+    verbs += [("compose", store, tmp_path / "out", "--mask", "none", "--freq", "10D")]  # what it reads may be read-only
+    done = in_namespace(f"set -e\n{read_only(store)}" + "\n".join(shell(eocube(*words)) for words in verbs))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Everything is as its markers say.") == 2
+    into_itself = ("compose", store, store, "--products", "10m_median_5D", "--mask", "none", "--freq", "10D")
+    check_refused_and_nothing_changed(store, ("index", store), into_itself)
+    (store / "index.parquet").unlink()
+    audited = in_namespace(read_only(store) + shell(eocube("audit", store, "--json")))
+    assert (audited.returncode, json.loads(audited.stdout)["counts"]) == (3, {"index": 1})
+    check_refused_and_nothing_changed(store, ("index", store))
+    assert call(eocube("index", store)).returncode == 0
+    assert same_store(store, made["compose"].undisturbed)
+
+
+def check_refused_and_nothing_changed(store: Path, *commands: tuple[object, ...]) -> None:
+    before = tree(store)
+    for words in commands:
+        done = in_namespace(read_only(store) + shell(eocube(*words)))
+        check_refused(done, "Read-only file system", str(store), "read-only for this user", "run the same command")
+    assert tree(store) == before
 
 
 # ------------------------------------------------------------------------------------------------ limits
@@ -162,26 +205,60 @@ def test_a_read_only_mount_is_told_and_nothing_of_it_changes(
     ids=lambda v: f"{v} bytes a file" if isinstance(v, int) else v,
 )
 def test_a_limit_on_the_size_of_files_is_an_error_and_no_silent_death(
-    catalog: Path, undisturbed: Path, tmp_path: Path, most_bytes: int, executor: str
+    work: Work, tmp_path: Path, most_bytes: int, executor: str
 ) -> None:
     """SIGXFSZ would end a process without a word; Python ignores it, and the write fails."""
+    store = tmp_path / "store"
+    check_refused(limited(command(work, store, cluster=executor), most_bytes), "File too large", "raise the limit")
+    if (store / "zarr.json").exists():
+        assert not index_rows(store)
+        assert set(audit(str(store), deep=True, executor="serial").counts) <= {"unfinished"}
+    assert call(command(work, store)).returncode == 0
+    assert same_store(store, work.undisturbed)
+
+
+def limited(words: list[str], most_bytes: int) -> subprocess.CompletedProcess[str]:
+    """A command no file of which may have more bytes."""
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-    store, run = tmp_path / "store", ("--layout", "map", "--cluster", executor)
-    check_refused(call(command(catalog, store, run=run), preexec_fn=limit), "File too large", "raise the limit")
-    if (store / "zarr.json").exists():
-        assert not index_rows(store)
-        assert set(audit(str(store), deep=True, executor="serial").counts) <= {"unfinished"}
-    assert call(command(catalog, store)).returncode == 0
-    assert same_store(store, undisturbed)
+    return call(words, preexec_fn=limit)
 
 
-def test_a_folder_without_permission_is_told(catalog: Path, tmp_path: Path) -> None:
+def test_an_index_that_may_not_be_written_stays_as_it_was(made: dict[str, Work], tmp_path: Path) -> None:
+    """``audit`` needs no room for a file; ``index`` of a whole store does."""
+    store = tmp_path / "store"
+    shutil.copytree(made["convert"].undisturbed, store)
+    before = tree(store)
+    assert limited(eocube("audit", store, "--cluster", "serial"), 0).returncode == 0
+    check_refused(limited(eocube("index", store), 2_000), "File too large", str(store), "raise the limit")
+    assert tree(store) == before
+
+
+def test_a_folder_without_permission_is_told(work: Work, tmp_path: Path) -> None:
     (tmp_path / "closed").mkdir(mode=0o500)
-    words = [*as_any_user(), *command(catalog, tmp_path / "closed" / "store")]
+    words = [*as_any_user(), *command(work, tmp_path / "closed" / "store")]
     check_refused(call(words), "Permission denied", "read-only for this user")
+
+
+def test_a_store_without_permission_is_audited_and_neither_indexed_nor_composed_into(
+    made: dict[str, Work], tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(made["convert"].undisturbed, store)
+    before, folders = tree(store), [store, *(p for p in store.rglob("*") if p.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        audited = call([*as_any_user(), *eocube("audit", store, "--deep")])
+        assert audited.returncode == 0, audited.stderr
+        for words in (eocube("index", store), command(made["compose"], store), command(made["convert"], store)):
+            check_refused(call([*as_any_user(), *words]), "Permission denied", str(store), "read-only for this user")
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+    assert tree(store) == before
 
 
 def as_any_user() -> list[str]:
@@ -233,10 +310,10 @@ def bucket() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def test_credentials_that_may_only_read_are_told_and_change_nothing(
-    bucket: tuple[dict[str, Any], dict[str, Any]], catalog: Path
+    bucket: tuple[dict[str, Any], dict[str, Any]], made: dict[str, Work]
 ) -> None:
     writer, reader = bucket
-    corpus, url = open_corpus("stac", str(catalog)), "s3://bucket/store"
+    corpus, url, n = open_corpus("stac", str(made["convert"].source)), "s3://bucket/store", made["convert"].total
     said = r"could not be written to s3://bucket/store: the server answers 403 Forbidden: AccessDenied.*credentials may write"
     with pytest.raises(StoreWriteError, match=said) as caught:
         convert(corpus, url, layout="map", executor="serial", storage_options=reader)
@@ -248,6 +325,12 @@ def test_credentials_that_may_only_read_are_told_and_change_nothing(
         convert(corpus, url, layout="map", executor="threads:2", storage_options=reader)
     assert sorted(open_blobs(url, writer).list("")) == before
     assert open_store(url, storage_options=reader).index.num_rows == 0
-    assert audit(url, executor="serial", storage_options=reader).counts == {"unfinished": N - 3}
+    assert audit(url, executor="serial", storage_options=reader).counts == {"unfinished": n - 3}
     report = convert(corpus, url, layout="map", executor="serial", storage_options=writer)
-    assert (report.regions_skipped, report.regions_done) == (3, N - 3)
+    assert (report.regions_skipped, report.regions_done) == (3, n - 3)
+    before = sorted(open_blobs(url, writer).list(""))
+    assert audit(url, deep=True, executor="serial", storage_options=reader).ok
+    for write in (lambda: index(url, storage_options=reader), lambda: compose(url, url, freq="5D", storage_options=reader)):
+        with pytest.raises(StoreWriteError, match=said):
+            write()
+    assert sorted(open_blobs(url, writer).list("")) == before

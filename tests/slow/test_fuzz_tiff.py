@@ -24,13 +24,12 @@ import rasterio
 
 from eocube.errors import AssetReadError, GridError
 from eocube.io.geotiff import GeoTiffReader
-from eocube.io.rasters import RasterioReader
+from eocube.io.rasters import RasterioReader, Reader
 from eocube.io.tiff import TiffDamageError
 from eocube.jobs.convert import convert
 from eocube.jobs.open import open_corpus
 from eocube.testing.stac import make_series, write_catalog
-from eocube.testing.stores import cubes_of, index_rows, same_store
-from tests.slow.killing import Tell
+from eocube.testing.stores import counting_server, cubes_of, index_rows, same_store
 from tests.slow.mutations import (
     BLOCK,
     CHECKED,
@@ -48,6 +47,7 @@ from tests.slow.mutations import (
     texture,
 )
 from tests.slow.mutations import write as write_tiff
+from tests.slow.telling import Tell
 
 pytestmark = pytest.mark.slow
 
@@ -58,11 +58,15 @@ MORE_BYTES = 1 << 30
 # ------------------------------------------------------------------------------------------------ a process that reads
 
 
+WINDOWS = {"aligned": (GRID, "nearest"), "part": (GRID[100:230, 20:140], "nearest"), "warped": (OTHER_GRID, "bilinear")}
+
+
 class Task(NamedTuple):
-    """A file to read."""
+    """A file to read: a path or a URL."""
 
     base: int
     path: str
+    windows: tuple[str, ...] = tuple(WINDOWS)
 
 
 class Answer(NamedTuple):
@@ -74,9 +78,6 @@ class Answer(NamedTuple):
     text: str = ""
 
 
-WINDOWS = {"aligned": (GRID, "nearest"), "part": (GRID[100:230, 20:140], "nearest"), "warped": (OTHER_GRID, "bilinear")}
-
-
 def serve(pipe: Any, bases: Sequence[Base]) -> None:
     """Read what is asked for until nothing is; every whole file is read first, then memory is bounded."""
     expected = [{name: read(base, str(base.path), name) for name in WINDOWS} for base in bases]
@@ -85,14 +86,14 @@ def serve(pipe: Any, bases: Sequence[Base]) -> None:
     pipe.send("ready")
     warnings.simplefilter("ignore")  # rasterio says where a file has no place on earth
     while (task := pipe.recv()) is not None:
-        pipe.send({name: answer(bases[task.base], task.path, name, expected[task.base][name]) for name in WINDOWS})
+        pipe.send({name: answer(bases[task.base], task.path, name, expected[task.base][name]) for name in task.windows})
 
 
-def read(base: Base, path: str, name: str, reader: GeoTiffReader | None = None) -> np.ndarray:
-    """A window of the file under another name, by a reader that has seen nothing."""
+def read(base: Base, path: str, name: str, reader: Reader | None = None) -> np.ndarray:
+    """A window of the file under another name, by a reader that has seen nothing and waits for nobody between its tries."""
     box, resampling = WINDOWS[name]
     assets = [replace(a, href=path) for a in base.assets]
-    return (reader or GeoTiffReader()).read(assets, box, item_id="item-1", resampling=resampling)
+    return (reader or GeoTiffReader(RasterioReader(backoff_s=0))).read(assets, box, item_id="item-1", resampling=resampling)
 
 
 def answer(base: Base, path: str, name: str, expected: np.ndarray) -> Answer:
@@ -104,7 +105,17 @@ def answer(base: Base, path: str, name: str, expected: np.ndarray) -> Answer:
         return Answer(refused_by(e) if sensible else "refused without a reason", str(e))
     except BaseException as e:  # noqa: BLE001 - whatever it is must be seen
         return Answer(f"raised {type(e).__name__}", f"{e}")
-    return Answer("equal" if found.dtype == expected.dtype and np.array_equal(found, expected, equal_nan=True) else "wrong")
+    if _equal(found, expected):
+        return Answer("equal")
+    if path.startswith("http"):
+        return Answer("wrong")
+    return Answer(
+        "wrong" if _equal(found, read(base, path, name, RasterioReader(backoff_s=0))) else "wrong, and not what GDAL reads"
+    )
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True)
 
 
 def refused_by(error: BaseException) -> str:
@@ -159,6 +170,10 @@ class Child:
 
 # ------------------------------------------------------------------------------------------------ what nobody could know
 
+UNCHECKED = "pixels of a coding without checksum"
+PREDICTOR = "predictor that no overview repeats"
+SWAPPED = "entries of an index swapped: no frame says whose block it is, and their order stays or is free"
+REPEATED = "an empty entry that repeats another: as where equal blocks are kept once"
 MOVED = "a place less than a thousandth of a pixel away"
 
 
@@ -169,14 +184,15 @@ def limit_of(mutation: Mutation, window: str, path: Path) -> str | None:
     changed = np.flatnonzero(np.frombuffer(body, "u1", n) != np.frombuffer(base.body, "u1", n)).tolist()
     page = base.pages[0]
     index = np.array([any(_within(at, page.tags.get(code)) for code in (324, 325, 273, 279)) for at in changed])
-    if base.coding not in CHECKED and len(body) >= len(base.body) and base.pixel_bytes[changed].all():
-        return f"pixels of a coding without checksum: {base.coding}"
+    unchecked = base.coding not in CHECKED and len(body) >= len(base.body) and base.pixel_bytes[changed].all()
+    if unchecked and not base.repeated_bytes[changed].any():
+        return UNCHECKED
     if not base.has_overviews and all(_within(at, page.tags.get(317)) for at in changed):
-        return "predictor that no overview repeats"
+        return PREDICTOR
     if index.all() and mutation.what.endswith("swapped") and (not base.framed or 0 in page.counts):
-        return "entries of an index swapped: no frame says whose block it is, and their order stays or is free"
+        return SWAPPED
     if index.all() and not base.framed and 0 in page.counts and f" {page.counts.index(0)} of" in mutation.what:
-        return "an empty entry that repeats another: as where equal blocks are kept once"
+        return REPEATED
     if window == "warped" and all(any(_within(at, page.tags.get(c)) for c in (33550, 33922)) for at in changed):
         return MOVED if _moved_px(path) < 1e-3 else None
     return None
@@ -192,6 +208,47 @@ def _moved_px(path: Path) -> float:
     with rasterio.open(path) as file:
         corners = [~TRANSFORM @ (file.transform @ (x, y)) for x in (0, file.width) for y in (0, file.height)]
     return max(abs(v - round(v / EDGE) * EDGE) for corner in corners for v in corner)
+
+
+MOST: dict[str, dict[str, int]] = {
+    "bands": {SWAPPED: 12, PREDICTOR: 6, MOVED: 1},
+    "cog one block": {PREDICTOR: 3, MOVED: 1},
+    "cog sparse": {SWAPPED: 6, MOVED: 1},
+    "cog zstd": {UNCHECKED: 53, MOVED: 1},
+    "strips": {SWAPPED: 13, PREDICTOR: 6, MOVED: 1},
+    "strips big-endian": {SWAPPED: 12, PREDICTOR: 3, MOVED: 2},
+    "tiles": {SWAPPED: 12, PREDICTOR: 6, MOVED: 1},
+    "tiles bigtiff": {SWAPPED: 12, PREDICTOR: 3},
+    "tiles float32": {SWAPPED: 12, PREDICTOR: 6},
+    "tiles float32 plain": {SWAPPED: 12, PREDICTOR: 9, MOVED: 1},
+    "tiles int16": {SWAPPED: 12, PREDICTOR: 6, MOVED: 1},
+    "tiles lzw": {UNCHECKED: 146, SWAPPED: 12, PREDICTOR: 6, MOVED: 2},
+    "tiles lzw sparse": {UNCHECKED: 108, SWAPPED: 12, PREDICTOR: 6, REPEATED: 3},
+    "tiles scl": {SWAPPED: 12, PREDICTOR: 6},
+    "tiles sparse": {SWAPPED: 12, PREDICTOR: 3, REPEATED: 6},
+    "tiles tifffile": {SWAPPED: 12, PREDICTOR: 3, MOVED: 1},
+    "tiles uncompressed": {UNCHECKED: 109, SWAPPED: 24},
+    "tiles zstd": {UNCHECKED: 67, SWAPPED: 12, PREDICTOR: 3, MOVED: 1},
+}
+"""Reads of each base file that are excused, as measured: a check that is lost shows in more of them.
+
+Seeds are fixed, so that other figures come of other versions of GDAL's coders or of other mutations: look at what is new among
+them, then measure anew. A COG with overviews and a checksum repeats everything but a place moved by less than we compare.
+"""
+
+
+def most(measured: int) -> int:
+    """A little more than was measured; nothing where there was nothing."""
+    return measured + (measured > 0) + measured // 20
+
+
+def excused(outcomes: Counter[tuple[str, str, str]]) -> Counter[tuple[str, str]]:
+    """(base file, reason) → reads whose wrong pixels nobody could know."""
+    found: Counter[tuple[str, str]] = Counter()
+    for (name, _, outcome), value in outcomes.items():
+        if outcome.startswith("not to be known: "):
+            found[name, outcome.removeprefix("not to be known: ")] += value
+    return found
 
 
 # ------------------------------------------------------------------------------------------------ one file after the other
@@ -237,15 +294,72 @@ def test_a_mutated_file_is_refused_or_read_as_if_nothing_had_happened(
     tell(f"{n + 1} mutated files, {sum(outcomes.values())} reads; the slowest file took {slowest[0]:.1f} s ({slowest[1]})")
     _tell_outcomes(outcomes, tell)
     assert n >= 1000
-    of_cogs = {outcome for name, _, outcome in outcomes if name in ("cog", "cog masked") and outcome.startswith("not")}
-    assert of_cogs <= {f"not to be known: {MOVED}"}, "a COG with overviews repeats everything else"
     assert not bad, "\n".join(bad[:40])
+    assert {key: value for key, value in excused(outcomes).items() if value > most(MOST.get(key[0], {}).get(key[1], 0))} == {}
+
+
+REMOTE_MANY = ("bits of pixels", "cuts", "replacements")
+REMOTE_MOST = {
+    "bits anywhere": 15,
+    "bits of first codes": 4,
+    "bits of last codes": 1,
+    "bits of pixels": 55,
+    "index entries": 16,
+    "last bytes": 5,
+    "predictors": 31,
+    "shifts": 5,
+    "splices": 1,
+    "tag heads": 1,
+    "zeros": 21,
+}
+"""Wrong images by kind of mutation, as measured, of a sample of files behind HTTP, which GDAL alone looks at; other kinds: none.
+
+So a file that was cut off, or for which something else stands, is told behind HTTP too; bytes changed in their places may not be.
+"""
+
+
+def remote_sample(bases: Sequence[Base]) -> list[Mutation]:
+    """A few of each kind and base file; more of what disks and transfers do."""
+    by_kind: dict[tuple[str, str], list[Mutation]] = {}
+    for mutation in make_mutations(bases):
+        by_kind.setdefault((mutation.base.name, mutation.kind), []).append(mutation)
+    drawn = {key: min(len(found), 8 if key[1] in REMOTE_MANY else 2) for key, found in by_kind.items()}
+    return [m for key, found in by_kind.items() for m in random.Random(" ".join(key)).sample(found, drawn[key])]  # noqa: S311
+
+
+def test_a_mutated_file_behind_http_ends_no_process_and_passes_only_where_gdal_reads_on(
+    bases: list[Base], child: Child, tmp_path: Path, tell: Tell
+) -> None:
+    """The server is no part of the process that reads: GDAL holds Python's lock while it waits for some answers."""
+    outcomes: Counter[tuple[str, str, str]] = Counter()
+    bad, slowest = [], (0.0, "")
+    with counting_server(tmp_path) as server:
+        for n, mutation in enumerate(remote_sample(bases)):
+            path = tmp_path / f"{n}.tif"
+            path.write_bytes(mutation.body)
+            began = time.monotonic()
+            found = child.ask(Task(bases.index(mutation.base), f"{server.url}/{path.name}", ("aligned",)))["aligned"]
+            slowest = max(slowest, (time.monotonic() - began, f"{mutation.base.name}: {mutation.what}"))
+            outcomes[mutation.base.name, mutation.kind, found.outcome] += 1
+            if not found.outcome.startswith(("equal", "refused: ", "wrong")):
+                bad.append(f"{mutation.base.name} / {mutation.kind} / {mutation.what}: {found.outcome} {found.text[:300]}")
+            path.unlink()
+        requests = len(server.requests)
+    tell(f"{n + 1} mutated files over HTTP, {requests} requests; the slowest took {slowest[0]:.1f} s ({slowest[1]})")
+    _tell_outcomes(outcomes, tell)
+    assert not bad, "\n".join(bad[:40])
+    wrong: Counter[str] = Counter()
+    for (_, kind, outcome), value in outcomes.items():
+        wrong[kind] += value if outcome == "wrong" else 0
+    assert {kind: value for kind, value in wrong.items() if value > most(REMOTE_MOST.get(kind, 0))} == {}
 
 
 def _tell_outcomes(outcomes: Counter[tuple[str, str, str]], tell: Tell) -> None:
     """The counts by outcome, and by outcome for each base file and each kind of mutation."""
     for outcome in sorted({key[2] for key in outcomes}):
         tell(f"  {sum(v for key, v in outcomes.items() if key[2] == outcome):6d} {outcome}")
+    for (name, limit), value in sorted(excused(outcomes).items()):
+        tell(f"  {name:20} {value:4d} not to be known: {limit}")
     for of in (0, 1):
         for name in sorted({key[of] for key in outcomes}):
             found: Counter[str] = Counter()

@@ -9,7 +9,6 @@ import pytest
 
 from eocube.testing.stores import same_store, tree
 from tests.slow.killing import (
-    Tell,
     Watch,
     Work,
     draw_moment,
@@ -20,6 +19,7 @@ from tests.slow.killing import (
     reports,
     start,
 )
+from tests.slow.telling import Tell
 
 pytestmark = pytest.mark.slow
 

@@ -12,25 +12,18 @@ from distributed import Client, LocalCluster
 
 import eocube
 from benchmarks import _cogs, _peak, memory
-from tests.slow.killing import Tell
+from tests.slow.telling import Tell
 
 pytestmark = pytest.mark.slow
 
-LIMIT_MB = 400
-"""Most by which a worker may grow, stacks of threads and memory asked for but never touched included."""
+LIMIT_MB = 250
+"""Most memory by which a worker may grow."""
+
+ADDRESSES_MB = 350
+"""Most address space that the kernel gives a worker beyond what it has. Stacks of threads count, what was never touched, what a
+heap gave back from between things that are still there. How much that is differs from run to run."""
 
 DATES = 48
-MEASURED = (
-    "convert.balanced",
-    "convert.scl",
-    "convert.4_mb",
-    "reflectance.32_mb",
-    "median",
-    "index",
-    "halo.32_mb",
-    "stored.median",
-)
-"""Files and a store, one date and many at once, steps with and without a halo, little memory and much."""
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +31,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> memory.Files:
     return memory.make_files(tmp_path_factory.mktemp("scenes"))
 
 
-@pytest.mark.parametrize("name", MEASURED)
-def test_the_plan_is_never_below_what_a_task_holds_and_at_most_half_above(name: str, files: memory.Files, tell: Tell) -> None:
-    (case,) = (c for c in memory.CASES if c.name == name)
-    row = memory.row_of(case, files, memory.TIMES)
-    tell(f"{row['bench']}: planned {row['planned_mb']} MB, measured {row['measured_mb']} MB, at most {row['most_mb']} MB")
-    assert row["least_ratio"] >= 1
-    assert row["ratio"] <= 1.5
+@pytest.mark.parametrize("case", memory.CASES, ids=[c.name for c in memory.CASES])
+def test_the_plan_is_never_below_what_a_task_holds_and_at_most_half_above(
+    case: memory.Case, files: memory.Files, tell: Tell
+) -> None:
+    row = memory.row_of(case, files, workers=2, tasks=2)
+    tell(f"{row['bench']}: planned {row['planned_mb']} MB, measured {row['least_mb']} to {row['most_mb']} MB")
+    assert row["how"] == "VmHWM", "samples miss short peaks"
+    assert row["met"], (row["least_ratio"], row["most_ratio"])
 
 
 @pytest.fixture
@@ -60,8 +54,8 @@ def client() -> Iterator[Client]:
 
 
 def limit_growth() -> tuple[int, float]:
-    """In a worker: from now on the kernel refuses it more than ``LIMIT_MB`` beyond what it has. (process, size in MB)."""
-    data = round((_peak.status_mb("VmData") + LIMIT_MB) * 1e6)
+    """In a worker: from now on the kernel refuses it more than ``ADDRESSES_MB`` beyond what it has. (process, size in MB)."""
+    data = round((_peak.status_mb("VmData") + ADDRESSES_MB) * 1e6)
     resource.setrlimit(resource.RLIMIT_DATA, (data, data))
     Path("/proc/self/clear_refs").write_text("5")
     return os.getpid(), _peak.status_mb("VmRSS")
@@ -78,7 +72,7 @@ def test_a_cube_larger_than_the_workers_memory_converts_and_composes_within_it(
     _cogs.make_catalog(tmp_path / memory.WIDE, dates=2, edge_px=2048, block_px=memory.BLOCK_PX)
     items = memory.Files(tmp_path).items(DATES, of=memory.WIDE)
     raw_mb = DATES * 4 * 2048**2 * 2 / 1e6
-    assert raw_mb > 2 * 2 * LIMIT_MB, "twice what both workers have together"
+    assert raw_mb > 2 * 2 * ADDRESSES_MB, "twice what both workers have together"
     warm = eocube.load_stac(items[:1]).isel(y=slice(0, 64), x=slice(0, 64))
     eocube.write_cube(warm, str(tmp_path / "warm"), executor=client, step_id="warm")
     before = client.run(limit_growth)
@@ -97,4 +91,4 @@ def test_a_cube_larger_than_the_workers_memory_converts_and_composes_within_it(
 def test_the_limit_is_one(client: Client) -> None:
     client.run(limit_growth)
     with pytest.raises(MemoryError):
-        client.submit(bytearray, (LIMIT_MB + 50) * 10**6, pure=False).result()
+        client.submit(bytearray, (ADDRESSES_MB + 50) * 10**6, pure=False).result()
