@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import time
@@ -18,7 +17,7 @@ from eocube.errors import AssetReadError, StalePlanError, StepContractError
 from eocube.exec.evaluate import Evaluation, evaluate
 from eocube.io.blobs import Blobs, open_blobs, uploading_bytes
 from eocube.io.cubes import cube_path
-from eocube.io.markers import Marker, MarkerName, delete_markers, get_marker, list_markers, put_marker
+from eocube.io.markers import Marker, MarkerName, ObjectDigest, delete_markers, get_marker, list_markers, put_marker
 from eocube.io.shards import HELD_BYTES, ChunkIndex, Kept, Shelf, encode_chunk, shard_order
 from eocube.kernels.masking import clear_percent, is_class
 from eocube.model.frame import Variable
@@ -344,11 +343,11 @@ class _Object(NamedTuple):
 
 
 def _put(blobs: Blobs, key: str, body: _Object | None) -> list[Any] | None:
-    """Put an object, or delete what a killed run of another plan may have left; [bytes, SHA-256], None where there is none."""
+    """Put an object, or delete what a killed run of another plan may have left; [bytes, digest], None where there is none."""
     if body is None:
         blobs.delete(key)
         return None
-    digest = hashlib.sha256()
+    digest = ObjectDigest()
 
     def digested() -> Iterator[bytes]:
         for part in body.parts:

@@ -1,12 +1,11 @@
 """Compare a cube's objects with its markers, region by region; reads only.
 
-What is compared: sizes, or also SHA-256 digests, or also pixels (every chunk decoded, valid and clear pixels counted again).
+What is compared: sizes, or also digests, or also pixels (every chunk decoded, valid and clear pixels counted again).
 Memory is that of one region's encoded objects.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import numpy.typing as npt
 from eocube.errors import DamagedStoreError, StoreReadError
 from eocube.io.blobs import Blobs, LocalBlobs
 from eocube.io.cubes import CUBES, cube_path, spec_from_attrs
-from eocube.io.markers import MARKERS, Marker, MarkerName, marker_folder, marker_path, parse_marker
+from eocube.io.markers import MARKERS, Marker, MarkerName, ObjectDigest, marker_folder, marker_path, parse_marker
 from eocube.io.shards import decode_chunk, split_shard
 from eocube.io.tally import fits, newest_marker
 from eocube.io.template import EOCUBE_ATTR, ROOT
@@ -365,9 +364,9 @@ def _check_size(key: str, said: Sequence[Any] | None, size: int | None) -> Itera
 
 
 def _check_digest(key: str, body: bytes, said: str) -> Iterator[Finding]:
-    found = hashlib.sha256(body).hexdigest()
+    found = ObjectDigest(body).hexdigest()
     if found != said:
-        yield Finding("digest", key, f"the marker says SHA-256 {said[:12]}…, the object has {found[:12]}…")
+        yield Finding("digest", key, f"the marker says XXH3-128 {said[:12]}…, the object has {found[:12]}…")
 
 
 def _check_pixels(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from eocube.io.blobs import Blobs, open_blobs
 from eocube.io.cubes import CubeSource, cube_path
-from eocube.io.markers import Marker, MarkerName, delete_markers, put_marker
+from eocube.io.markers import Marker, MarkerName, ObjectDigest, delete_markers, put_marker
 from eocube.io.shards import assemble_shard, encode_chunk
 from eocube.kernels.arrays import BoolArray, Float32Array
 from eocube.kernels.masking import is_class
@@ -262,7 +261,7 @@ class _ShardWriter:
         self._n_waiting = self._n_chunks = 0
         self._chunks: dict[str, dict[tuple[int, ...], bytes]] = {name: {} for name in layout.arrays}
         self.written: dict[str, list[Any] | None] = {}
-        """Key → [bytes, SHA-256], None where every place is fill and there is no object."""
+        """Key → [bytes, digest], None where every place is fill and there is no object."""
 
     def add(self, arrays: Arrays) -> None:
         """Take the next patches."""
@@ -304,6 +303,6 @@ class _ShardWriter:
                 self._blobs.put(key, body)
             elif self._delete_empty:
                 self._blobs.delete(key)
-            self.written[key] = None if body is None else [len(body), hashlib.sha256(body).hexdigest()]
+            self.written[key] = None if body is None else [len(body), ObjectDigest(body).hexdigest()]
             self._chunks[name] = {}
         self._shard, self._n_chunks = self._shard + 1, 0
