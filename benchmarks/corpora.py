@@ -1,6 +1,6 @@
 """WorldStrat and RapidAI4EO to sharded Zarr: eocube against the floor, on the same SYNTHETIC files in the true layouts.
 
-40 WorldStrat areas (16 revisits, every side file, every product) and 60 RapidAI4EO sites of one tile (24 dates of Planet Fusion
+30 WorldStrat areas (16 revisits, every side file, every product) and 45 RapidAI4EO sites of one tile (24 dates of Planet Fusion
 and its QA, 12 months of Sentinel-2), on two cores, everything imported and warm. Prints one JSON line a corpus.
 
 The floor is the work without a framework: the same files read with rasterio, the same numbers (reflectance in whole steps, masks
@@ -43,8 +43,8 @@ from eocube.jobs.convert import plan_convert
 from eocube.model.frame import Variable
 from eocube.model.spec import CubeSpec
 
-AREAS, REVISITS = 40, 16
-SITES, DATES = 60, 24
+AREAS, REVISITS = 30, 16
+SITES, DATES = 45, 24
 WORKERS, REPEATS = 2, 3
 GOAL = 1.3
 ANGLES = ("viewZenithMean", "viewAzimuthMean", "sunAzimuthAngles", "sunZenithAngles")
