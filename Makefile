@@ -2,13 +2,15 @@
 #   make demo [DIR=demo]   the whole chain on the sample that ships
 #   make test              lint, types, tests
 #   make test-slow         real servers, kill and fault suites
-# PYTHON=… picks the interpreter of a new .venv; PYTEST_ARGS=… goes to pytest.
+# PYTHON=… picks the interpreter of a new .venv; PYTEST_ARGS=… goes to pytest (-n0: one process, to look for what fails).
 
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 DIR ?= demo
 PYTEST_ARGS ?=
+# A file's tests stay in one process, in their order; the slow suites measure, and have the machine to themselves.
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist loadfile
 LOCK := requirements/lock.txt
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
@@ -36,7 +38,7 @@ demo: setup
 	$(BIN)/eocube demo $(DIR)
 
 test: setup lint types
-	$(BIN)/pytest -m "not slow" $(if $(NOTEBOOKS),--nbmake) tests eocube $(NOTEBOOKS) $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow" $(SIDE_BY_SIDE) $(if $(NOTEBOOKS),--nbmake) tests eocube $(NOTEBOOKS) $(PYTEST_ARGS)
 
 test-slow: setup servers
 	$(BIN)/pytest -m slow tests $(PYTEST_ARGS)

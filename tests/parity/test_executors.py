@@ -54,7 +54,11 @@ def test_the_serial_store_holds_the_pixels_of_the_files(serial: Path) -> None:
     assert len([k for k in cubes_of(serial) if "/data/c/" in k]) == 3 * 2 * 2
 
 
-@pytest.mark.parametrize("executor", ["threads:1", "threads:4", ShuffledExecutor(1), ShuffledExecutor(2, handful=100)], ids=str)
+@pytest.mark.parametrize(
+    "executor",
+    ["threads:1", "threads:4", ShuffledExecutor(1), ShuffledExecutor(2, handful=100)],
+    ids=["threads:1", "threads:4", "shuffled", "shuffled in one"],
+)
 def test_threads_and_any_order_give_the_serial_store(
     serial: Path, items: list[dict[str, Any]], tmp_path: Path, executor: Any
 ) -> None:
