@@ -21,7 +21,7 @@ from eocube.model.spec import Place, Region
 
 MARKERS = "markers"
 ObjectDigest = xxhash.xxh3_128
-"""What tells a damaged object from a whole one. It sees no forgery: SHA-256 would, and takes far more time."""
+"""Names an object's bytes: tells a damaged one from a whole one, and one input of a chain from another. It sees no forgery."""
 _PARTIAL = ".partial"
 _NAME = re.compile(r".*/([0-9]+)\.([0-9]+)\.([0-9]+)/([^/.]+)(\.partial)?\.json", re.DOTALL)
 
