@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import statistics
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +20,7 @@ import psutil  # type: ignore[import-untyped]  # comes with distributed, without
 import pytest
 from distributed import Client
 
-from eocube.exec.drive import CubePlan
+from eocube.exec.drive import CubePlan, RunReport
 from eocube.exec.executors import DaskExecutor
 from eocube.io.blobs import open_blobs
 from eocube.io.index import read_index
@@ -110,15 +113,14 @@ class Sample(NamedTuple):
 
 
 @pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, list[psutil.Process]]]]:
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, list[int]]]]:
     """A scheduler and two workers of one thread each, as processes of their own: the address, and who they are."""
     for name, value in BOUNDED.items():
         monkeypatch.setenv("DASK_" + name.upper().replace(".", "__").replace("-", "_"), str(value))
     with dask.config.set(BOUNDED), real_cluster(tmp_path) as running:
-        workers = [psutil.Process(p.pid) for p in running.with_workers(2).values()]
         yield (
             running.address,
-            {"scheduler": [psutil.Process(running.scheduler.pid)], "workers": workers, "driver": [psutil.Process()]},
+            {"workers": [p.pid for p in running.with_workers(2).values()], "scheduler": [running.scheduler.pid]},
         )
 
 
@@ -135,8 +137,9 @@ def fill_caches() -> None:
 class Watch:
     """Takes samples of a cluster while a run goes on."""
 
-    def __init__(self, address: str, processes: dict[str, list[psutil.Process]]):
-        self._address, self._processes = address, processes
+    def __init__(self, address: str, pids: dict[str, list[int]]):
+        self._address = address
+        self._processes = {kind: [psutil.Process(pid) for pid in them] for kind, them in pids.items()}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.done, self.samples = 0, list[Sample]()
@@ -191,7 +194,7 @@ def worker_here(shared: Any, task: int) -> str:
 
 
 def test_short_tasks_that_share_a_value_are_spread_over_all_workers(
-    cluster: tuple[str, dict[str, list[psutil.Process]]],
+    cluster: tuple[str, dict[str, list[int]]],
 ) -> None:
     """By itself the scheduler keeps tasks of less than 5 ms on the worker that holds what they depend on."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -207,26 +210,32 @@ def test_short_tasks_that_share_a_value_are_spread_over_all_workers(
     assert min(on.values()) > 500, on
 
 
-def test_the_scheduler_and_all_memory_stay_flat_over_20_000_tasks(
-    cluster: tuple[str, dict[str, list[psutil.Process]]], tmp_path: Path, tell: Tell
-) -> None:
-    address, processes = cluster
-    plan = tiny_plan(tmp_path / "store")
-    assert plan.n_regions == TASKS
+def drive_watched(address: str, pids: dict[str, list[int]], store: str) -> tuple[RunReport, list[Sample]]:
+    """Write all regions from this process, the driver, on a cluster: what was done, and what was seen meanwhile."""
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers cannot import this file
-    try:
-        with Client(address, set_as_default=False) as client, Watch(address, processes) as watch:
-            client.wait_for_workers(2, timeout=120)
-            client.run_on_scheduler(fill_caches)
-            client.run(fill_caches)
-            executor = DaskExecutor(client)
-            report = run_plans(str(tmp_path / "store"), [plan], executor=executor, on_done=watch.note)
-    finally:
-        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
-    assert (report.regions_done, report.cubes) == (TASKS, ["c/p"])
-    assert read_index(open_blobs(str(tmp_path / "store"))).num_rows == 1
+    pids = {**pids, "driver": [os.getpid()]}
+    with dask.config.set(BOUNDED), Client(address, set_as_default=False) as client, Watch(address, pids) as watch:
+        client.wait_for_workers(2, timeout=120)
+        client.run_on_scheduler(fill_caches)
+        client.run(fill_caches)
+        report = run_plans(store, [tiny_plan(Path(store))], executor=DaskExecutor(client), on_done=watch.note)
+    return report, watch.samples
 
-    under_way = [s for s in watch.samples if 0 < s.done < TASKS]
+
+def test_the_scheduler_and_all_memory_stay_flat_over_20_000_tasks(
+    cluster: tuple[str, dict[str, list[int]]], tmp_path: Path, tell: Tell
+) -> None:
+    """The driver is a process of its own: each task leaves cycles in it (distributed's, 1.6 kB), and Python looks for those when
+    a quarter as many objects are new as are old, which in a process with an hour of other tests behind it is not in this run."""
+    address, pids = cluster
+    store = str(tmp_path / "store")
+    assert tiny_plan(tmp_path / "store").n_regions == TASKS
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        report, samples = pool.submit(drive_watched, address, pids, store).result()
+    assert (report.regions_done, report.cubes) == (TASKS, ["c/p"])
+    assert read_index(open_blobs(store)).num_rows == 1
+
+    under_way = [s for s in samples if 0 < s.done < TASKS]
     late = [s for s in under_way if s.done >= TASKS // 4]
     assert len(late) > 40, "too few samples to say anything"
     most, gained = max(s.tasks for s in under_way), gains(late)
