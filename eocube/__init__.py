@@ -30,6 +30,7 @@ _WHERE = {
     "explain": "eocube.jobs.write",
     "extract_patches": "eocube.jobs.patches",
     "index": "eocube.jobs.audit",
+    "leakage_report": "eocube.jobs.leakage",
     "load_model": "eocube.sr",
     "load_stac": "eocube.jobs.open",
     "mask_clouds": "eocube.lazy.masks",

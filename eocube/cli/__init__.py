@@ -12,6 +12,7 @@ import typer
 from eocube.cli.common import root
 from eocube.cli.compose import compose
 from eocube.cli.convert import convert
+from eocube.cli.leakage import leakage
 from eocube.cli.samples import corpora, demo, sample
 from eocube.cli.stores import audit, index, info
 
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 app.callback()(root)
 
-for verb in (demo, sample, corpora, convert, info, audit, index, compose):
+for verb in (demo, sample, corpora, convert, info, audit, index, compose, leakage):
     app.command()(verb)
 
 
