@@ -20,12 +20,9 @@ from eocube.jobs.roots import address, root_kind
 from eocube.patches import PatchDataset
 from eocube.patches.ground import Ints, Objects
 from eocube.patches.index import read_index
-from eocube.patches.leakage import Footprints, LeakageReport, find_leakage
+from eocube.patches.leakage import TOLERANCE_M2, Footprints, LeakageReport, find_leakage
 
 __all__ = ["TOLERANCE_M2", "LeakageReport", "leakage_report"]
-
-TOLERANCE_M2 = 0.01
-"""A square of 10 cm: less than one pixel of any sensor, more than rounding leaves."""
 
 _CRS84 = "OGC:CRS84"
 _STEP_M = 250.0

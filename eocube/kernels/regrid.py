@@ -18,7 +18,7 @@ import numpy.typing as npt
 from eocube.errors import GridError
 from eocube.kernels.arrays import AnyArray, BoolArray, Float32Array, Float64Array
 from eocube.kernels.jit import compiled
-from eocube.kernels.resample import _keys
+from eocube.kernels.resample import keys_kernel
 from eocube.model.window import Span
 
 IntArray = npt.NDArray[np.int64]
@@ -249,7 +249,7 @@ def _cubic(at: Float64Array) -> tuple[IntArray, Float64Array]:
     start = _whole(at)
     past = at - start
     past = np.where(np.abs(past) <= SNAP_PX, 0, past)
-    return start - 1, np.stack([_keys(np.abs(past - k), KEYS_A) for k in (-1, 0, 1, 2)], axis=-1)
+    return start - 1, np.stack([keys_kernel(np.abs(past - k), KEYS_A) for k in (-1, 0, 1, 2)], axis=-1)
 
 
 def _blurred(start: IntArray, weights: Float64Array, kernel: Float64Array) -> tuple[IntArray, Float64Array]:

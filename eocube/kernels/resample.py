@@ -146,10 +146,10 @@ def _cubic_taps(scale: int, keys_a: float) -> tuple[list[int], Float32Array]:
     centres = (np.arange(scale) + 0.5) / scale - 0.5
     before = np.floor(centres)
     distances = np.abs(centres[:, None] - before[:, None] - np.arange(-1, 3))
-    return [BICUBIC_HALO_PX + int(n) - 1 for n in before], _keys(distances, keys_a).astype(np.float32)
+    return [BICUBIC_HALO_PX + int(n) - 1 for n in before], keys_kernel(distances, keys_a).astype(np.float32)
 
 
-def _keys(x: Float64Array, a: float) -> Float64Array:
+def keys_kernel(x: Float64Array, a: float) -> Float64Array:
     """Cubic convolution kernel at distances ``x`` of 0 to 2 pixels."""
     near = (a + 2) * x**3 - (a + 3) * x**2 + 1
     far = a * (x**3 - 5 * x**2 + 8 * x - 4)

@@ -22,6 +22,9 @@ from eocube.patches.ground import AT_ONCE, MAX_BUFFER_M, Ground, Ints, Objects, 
 COLUMNS = ("a", "b", "split_a", "split_b", "shared_m2", "share", "distance_m", "rows_a", "rows_b")
 """Of ``LeakageReport.pairs``."""
 
+TOLERANCE_M2 = 0.01
+"""A square of 10 cm: less than one pixel of any sensor, more than rounding leaves."""
+
 MAX_PAIRS = 5_000_000
 """More pairs than this are an error: about half a gigabyte of them says no more than that the split leaks everywhere."""
 
@@ -186,7 +189,7 @@ def _worst(report: LeakageReport, count: PairCount) -> str:
 
 
 def find_leakage(
-    rows: Footprints, *, buffer_m: float = 0.0, tolerance_m2: float = 0.01, ignore_time: bool = True
+    rows: Footprints, *, buffer_m: float = 0.0, tolerance_m2: float = TOLERANCE_M2, ignore_time: bool = True
 ) -> LeakageReport:
     """Find what splits share; see :func:`eocube.leakage_report`, which takes what users have.
 
